@@ -2,10 +2,13 @@
 
 import asyncio
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from aiohttp import web
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from support.handoff import CHAT, COMPLETIONS, stand, text_of
 from support.handoff import stages as stages_of
 from support.proxy import TEXT as FAKE
@@ -17,6 +20,8 @@ from pd_proxy.protocol import exclusions
 from pd_proxy.request import announcement
 from pd_proxy.settings import When, Writer
 from pd_routing.names import Reject
+from pd_simulator.api import generation as simulated
+from pd_simulator.api.metrics import EngineCollector
 
 IDS = {"prompt": [300 + 7 * number for number in range(100)]}
 TEXT = {"prompt": "Once upon a time there was a proxy that liked to be the first with everything"}
@@ -108,7 +113,7 @@ async def test_an_answer_that_ends_with_its_first_token_needs_no_decode() -> Non
 
 @pytest.mark.parametrize("ends_at", [1, 8])
 async def test_predictions_learn_the_length_of_every_answer(ends_at: int) -> None:
-    predicting = {"reject": Reject.SLO, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 1000.0, "step_profile": "demo"}
+    predicting: dict[str, Any] = {"reject": Reject.SLO, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 1000.0, "step_profile": "demo"}
     async with stand(profile={"eos_one_in": 1} if ends_at == 1 else {}, **predicting) as here:
         for (path, base), stream in itertools.product(WAYS, (False, True)):
             body: dict[str, Any] = {**base, "max_tokens": 8, "ignore_eos": ends_at > 1, "stream": stream}
@@ -186,6 +191,37 @@ async def test_without_its_exclusion_each_would_be_answered_differently(monkeypa
             assert stages.first_token == "prefill", name
             assert whole_text(found) != whole_text(expected), name
             assert whole_text(found)[:3] == whole_text(expected)[:3], name
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+async def test_a_penalty_that_is_the_engines_default_counts_as_if_it_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, *, told: bool
+) -> None:
+    """Not told, the answers of two engines differ, which shows why this is needed."""
+    asked, draws = simulated.on_output_of, EngineCollector._draws
+
+    def on_output_of(data: bytes) -> bytes:
+        return asked(data) or (b"" if b'"presence_penalty"' in data else b"2")
+
+    def with_own(collector: EngineCollector) -> Iterator[Metric]:
+        yield from draws(collector)
+        family = GaugeMetricFamily("pd_own_sampling", "Its own defaults.", labels=("fields", "max_tokens"))
+        family.add_metric(("presence_penalty", ""), 1)
+        yield family
+
+    monkeypatch.setattr(simulated, "on_output_of", on_output_of)
+    if told:
+        monkeypatch.setattr(EngineCollector, "_draws", with_own)
+    async with stand() as here:
+        for (path, base), stream in itertools.product(WAYS, (False, True)):
+            body: dict[str, Any] = {**base, "max_tokens": 5, "ignore_eos": True, "stream": stream}
+            found, stages = await here.ask(path, body)
+            assert stages.first_token_reason == ("penalties" if told else "")
+            assert (found == await here.expected(path, body)) is told
+            neutral = body | {"presence_penalty": 0}
+            found, stages = await here.ask(path, neutral)
+            assert stages.first_token == "prefill"
+            assert found == await here.expected(path, neutral)
 
 
 async def test_a_seeded_answer_is_handed_over_where_both_draw_by_position() -> None:

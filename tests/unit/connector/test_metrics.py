@@ -51,6 +51,28 @@ def test_how_an_engine_draws_for_a_seed_is_said_only_if_the_position_decides(
     assert compat.seeded_draws(SimpleNamespace(**{"model_config": SimpleNamespace(), **config})) == expected
 
 
+@pytest.mark.parametrize(
+    ("defaults", "model", "expected"),
+    [
+        ({}, {}, ("", "")),
+        ({"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}, {}, ("", "")),
+        ({"presence_penalty": 1.5, "frequency_penalty": 0.0}, {}, ("presence_penalty", "")),
+        ({"frequency_penalty": 1, "max_tokens": 512}, {}, ("frequency_penalty", "512")),
+        ({"skip_special_tokens": False}, {}, ("skip_special_tokens", "")),
+        ({}, {"logits_processors": ["a.b"]}, ("logits_processors", "")),
+    ],
+)
+def test_what_an_engine_does_unasked_to_an_answer_is_said(
+    defaults: dict[str, Any], model: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    config = SimpleNamespace(get_diff_sampling_param=lambda: defaults, **model)
+    assert compat.own_sampling(SimpleNamespace(model_config=config)) == expected
+    assert compat.own_sampling(SimpleNamespace(model_config=SimpleNamespace(**model))) == (
+        expected[0] if model else "",
+        "",
+    )
+
+
 def test_names_follow_prometheus() -> None:
     for table, end in ((COUNTERS, "_total"), (GAUGES, ""), (HISTOGRAMS, "_seconds")):
         for series, text, _ in table.values():

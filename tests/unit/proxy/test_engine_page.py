@@ -2,7 +2,8 @@
 
 import pytest
 
-from pd_proxy.kv.engine_page import draws_of, kv_tokens_of, transport_to
+from pd_proxy.engines.registry import Told
+from pd_proxy.kv.engine_page import draws_of, kv_tokens_of, told_by, transport_to
 
 PAGE = b"""# HELP pd_kv_peer_up Whether a connection to another engine stands, by its address and transport.
 # TYPE pd_kv_peer_up gauge
@@ -31,6 +32,24 @@ def test_metrics_without_a_connection_name_no_transport(page: bytes) -> None:
 def test_how_an_engine_draws_for_a_seed_is_read_with_its_version() -> None:
     assert draws_of(PAGE) == "v2 0.33.0 fp32"
     assert draws_of(PAGE.replace(b"pd_seeded_draws{", b"pd_seeded_draws_of_others{")) == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "own"),
+    [
+        (
+            b'fields="presence_penalty logits_processors",max_tokens="512"',
+            (("presence_penalty", "logits_processors"), 512),
+        ),
+        (b'fields="",max_tokens="512"', ((), 512)),
+        (b'fields="presence_penalty",max_tokens=""', (("presence_penalty",), 0)),
+        (b'fields="",max_tokens="none"', ((), 0)),
+    ],
+)
+def test_what_an_engine_does_unasked_is_read(labels: bytes, own: tuple[tuple[str, ...], int]) -> None:
+    told = told_by(PAGE + b"pd_own_sampling{" + labels + b"} 1.0\n")
+    assert told == Told("v2 0.33.0 fp32", 0, *own)
+    assert told_by(PAGE) == Told("v2 0.33.0 fp32")
 
 
 @pytest.mark.parametrize(

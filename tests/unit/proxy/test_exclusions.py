@@ -45,6 +45,9 @@ EXCLUDED: list[tuple[str, dict[str, Any], str]] = [
     ("seed", {"seed": 1, "temperature": 0.5}, "both"),
     ("seed", {"seed": 1}, "both"),
     ("max_tokens", {"max_tokens": 0}, "both"),
+    ("min_tokens", {"min_tokens": 5.0}, "both"),
+    ("min_tokens", {"min_tokens": "5"}, "both"),
+    ("min_tokens", {"min_tokens": True}, "both"),
     ("stop_string", {"stop": ["x" * (READABLE_BYTES + 1)]}, "both"),
     ("media", {"messages": [{"role": "user", "content": [IMAGE]}]}, "chat"),
 ]
@@ -57,6 +60,31 @@ def generation(path: Endpoint, **fields: Any) -> Generation:
 
 def test_every_excluded_field_is_tried() -> None:
     assert exclusions._FIELDS.keys() <= {name for _, fields, _ in EXCLUDED for name in fields}
+
+
+@pytest.mark.parametrize(
+    ("own", "reason", "neutral"),
+    [
+        ({"own_fields": ["presence_penalty"]}, "penalties", {"presence_penalty": 0}),
+        ({"own_fields": ["frequency_penalty"]}, "penalties", {"frequency_penalty": 0}),
+        ({"own_fields": ["skip_special_tokens"]}, "special_tokens", {"skip_special_tokens": True}),
+        ({"own_fields": ["logits_processors"]}, "logits_processors", None),
+        ({"own_limit": 19}, "max_tokens", {"max_tokens": 19}),
+    ],
+)
+@pytest.mark.parametrize("path", [Endpoint.COMPLETIONS, Endpoint.CHAT])
+def test_what_an_engine_does_unasked_counts_as_if_it_were_asked(
+    path: Endpoint, own: dict[str, Any], reason: str, neutral: dict[str, Any] | None
+) -> None:
+    plain = generation(path, max_tokens=20, temperature=0)
+    assert may_hand_off(plain, **own) == may_migrate(plain, **own) == reason
+    if neutral is not None:
+        asked = generation(path, **{"max_tokens": 20, "temperature": 0, **neutral})
+        assert may_hand_off(asked, **own) is may_migrate(asked, **own) is None
+    if path is Endpoint.CHAT and "own_limit" in own:
+        assert may_hand_off(generation(path), **own) == reason, (
+            "the engine's own limit holds where the client sets none"
+        )
 
 
 @pytest.mark.parametrize(("reason", "fields", "where"), EXCLUDED, ids=lambda value: str(value)[:40])

@@ -18,6 +18,7 @@ from pd_proxy.engines.registry import (
     PingRefusedError,
     Registry,
     State,
+    Told,
     unnamed,
 )
 
@@ -80,10 +81,12 @@ def test_a_version_that_no_ping_told_is_what_the_engine_says_itself() -> None:
 def test_what_an_engine_tells_of_itself_is_forgotten_with_its_process() -> None:
     table = registry()
     table.ping(ping(1), 0.0)
-    table.healthy(only(table), MODELS, draws="v2 0.33.0 fp32", kv_tokens=400_000)
-    assert (only(table).draws, only(table).kv_tokens) == ("v2 0.33.0 fp32", 400_000)
+    table.healthy(only(table), MODELS, told=Told("v2 0.33.0 fp32", 400_000, ("presence_penalty",), 512))
+    table.healthy(only(table), [*MODELS, {"id": "adapter", "parent": "m"}])
+    assert only(table).models == ("m", "adapter")
+    assert (only(table).draws, only(table).kv_tokens) == ("v2 0.33.0 fp32", 400_000), "it was not asked again"
     table.healthy(only(table), [{"id": "another process"}])
-    assert (only(table).draws, only(table).kv_tokens) == ("", 0)
+    assert only(table).told == Told()
 
 
 def test_a_version_that_a_ping_told_stays() -> None:

@@ -65,13 +65,18 @@ class P2pMetrics(metrics.KVConnectorPromMetrics):  # type: ignore[misc]
                 labels = own.split()
                 made = make(name=series, documentation=text, labelnames=[*labelnames, *labels], **options)
                 self._series[name] = (made, len(labels))
-        if draws := compat.seeded_draws(vllm_config):
-            series, text, label = INFO
+        for name, own_values in (
+            ("draws", (compat.seeded_draws(vllm_config),)),
+            ("own", compat.own_sampling(vllm_config)),
+        ):
+            series, text, own = INFO[name]
+            if not any(own_values):
+                continue
             told = self._gauge_cls(
-                name=series, documentation=text, labelnames=[*labelnames, label], multiprocess_mode="mostrecent"
+                name=series, documentation=text, labelnames=[*labelnames, *own.split()], multiprocess_mode="mostrecent"
             )
             for values in per_engine_labelvalues.values():
-                told.labels(*values, draws).set(1)
+                told.labels(*values, *own_values).set(1)
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         for name, label, value in transfer_stats_data.get("counts", ()):

@@ -14,6 +14,9 @@ from typing import Any, Final
 # The `stop_reason` of a request that cannot continue begins with this.
 STOP_REASON: Final = "pd: "
 _VOLATILE: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+# Sampling fields that work on the output so far, and the values with which they do nothing. Defaults of an engine's own come from
+# `--override-generation-config`, or from the model's generation_config.json.
+_OF_OUTPUT: Final = {"presence_penalty": 0, "frequency_penalty": 0, "skip_special_tokens": True}
 # Settings of an engine with which more than the model reads a request's tokens: draws depend on more than seed and position.
 _READ_TOKENS: Final = ("speculative_config", "diffusion_config", "watermark_config")
 
@@ -117,9 +120,27 @@ def _ids_alone(vllm_config: Any) -> bool:
     model = vllm_config.model_config
     embedded = getattr(model, "enable_prompt_embeds", False)
     read = any(getattr(vllm_config, name, None) is not None for name in _READ_TOKENS)
-    # vLLM loads those that are installed as plugins, too.
-    processed = getattr(model, "logits_processors", None) or metadata.entry_points(group="vllm.logits_processors")
-    return not (embedded or read or processed)
+    return not (embedded or read or _processes_logits(model))
+
+
+def _processes_logits(model_config: Any) -> bool:
+    """Whether the engine has logits processors of its own. vLLM loads those that are installed as plugins, too."""
+    given = getattr(model_config, "logits_processors", None)
+    return bool(given or metadata.entry_points(group="vllm.logits_processors"))
+
+
+def own_sampling(vllm_config: Any) -> tuple[str, str]:
+    """The fields with a default of the engine's own that works on the output so far, and its own limit of output tokens; empty if none.
+
+    A request that continues another engine's answer has them, too, but what it continues from counts as prompt.
+    """
+    model = vllm_config.model_config
+    read: Any = getattr(model, "get_diff_sampling_param", dict)
+    found = read()
+    names = [name for name, neutral in _OF_OUTPUT.items() if found.get(name, neutral) != neutral]
+    if _processes_logits(model):
+        names.append("logits_processors")
+    return " ".join(names), str(found.get("max_tokens") or "")
 
 
 def _model(model_config: Any) -> str:

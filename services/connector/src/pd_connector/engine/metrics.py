@@ -25,12 +25,19 @@ GAUGES: Final = {
         "peer transport",
     ),
 }
-# Always 1: its label says something about the engine.
-INFO: Final = (
-    "pd_seeded_draws",
-    "How tokens of requests with a seed are drawn: engines with equal labels draw the same ones. Absent if draws depend on more than seed and position.",
-    "draws",
-)
+# Always 1: their labels say something about the engine. Absent if they would be empty.
+INFO: Final = {
+    "draws": (
+        "pd_seeded_draws",
+        "How tokens of requests with a seed are drawn: engines with equal labels draw the same ones. Absent if draws depend on more than seed and position.",
+        "draws",
+    ),
+    "own": (
+        "pd_own_sampling",
+        "Sampling fields that work on the output so far and have a default of this engine's own, and its own limit of output tokens.",
+        "fields max_tokens",
+    ),
+}
 HISTOGRAMS: Final = {
     "stage": ("pd_kv_stage_seconds", "Seconds by stage of a transfer.", "stage"),
 }

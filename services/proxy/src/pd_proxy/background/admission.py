@@ -9,9 +9,9 @@ import logging
 from time import monotonic
 
 from pd_contracts.names import Connector
-from pd_proxy.engines.registry import Instance, State
+from pd_proxy.engines.registry import Instance, State, Told
 from pd_proxy.errors import ConnectTimeoutError, OutOfDescriptorsError, RefusedError, UnreachableError, UpstreamError
-from pd_proxy.kv.engine_page import draws_of, kv_tokens_of
+from pd_proxy.kv.engine_page import told_by
 from pd_proxy.settings import Writer
 from pd_proxy.supervisor import Supervisor
 from pd_proxy.upstream.models import ask_models, ask_version, check_health
@@ -49,14 +49,14 @@ class Admission:
             if registry.current(instance) is None:
                 return  # it has restarted; its successor has a check of its own
             models, version = registry.models(instance), instance.version
-            draws, kv_tokens = instance.draws, instance.kv_tokens
+            told = None
             if instance.state is State.JOINING or monotonic() >= self._asked.get(instance.incarnation, 0.0):
                 models = await ask_models(self._context.upstream, instance, settings.health_timeout_s, settings.model)
                 self._asked[instance.incarnation] = monotonic() + settings.models_interval_s
                 # Neither Kubernetes nor vLLM's own pings tell the version, and what an engine can do depends on it.
                 version = version or await ask_version(self._context.upstream, instance, settings.health_timeout_s)
-                draws, kv_tokens = await self._told(instance)
-            changes = registry.healthy(instance, models, version, draws, kv_tokens)
+                told = await self._told(instance)
+            changes = registry.healthy(instance, models, version, told)
         except OutOfDescriptorsError:
             changes = []  # this says nothing about the engine
         except UpstreamError as error:
@@ -77,15 +77,14 @@ class Admission:
             self._told_of[instance.incarnation] = reason
             logger.info("engine not admitted yet", extra={"instance": instance.name, "reason": reason})
 
-    async def _told(self, instance: Instance) -> tuple[str, int]:
-        """What the engine's /metrics page tells, if it matters and is not known: how it draws for a seed, and the size of its KV cache."""
-        settings, draws, kv_tokens = self._context.settings, instance.draws, instance.kv_tokens
+    async def _told(self, instance: Instance) -> Told | None:
+        """What the engine's /metrics page tells, if it matters and is not known."""
+        settings = self._context.settings
         continues = settings.migrate or settings.first_token is Writer.PREFILL
-        seeds = continues and instance.connector is Connector.P2P and not draws
-        if not seeds and not (settings.predicts and not kv_tokens):
-            return draws, kv_tokens
+        seeds = continues and instance.connector is Connector.P2P and not instance.draws
+        if not seeds and not (settings.predicts and not instance.kv_tokens):
+            return None
         try:
-            page = await self._context.upstream.get(instance, "/metrics", settings.health_timeout_s)
+            return told_by(await self._context.upstream.get(instance, "/metrics", settings.health_timeout_s))
         except (OutOfDescriptorsError, UpstreamError):
-            return draws, kv_tokens
-        return (draws_of(page) if seeds else draws), kv_tokens_of(page)
+            return None

@@ -41,10 +41,29 @@ class State(StrEnum):
     LOST = "lost"
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What an engine's /metrics page tells of it, as `engine_page` reads it.
+
+    Attributes:
+        draws: how tokens are drawn for a seed; empty unless that depends on seed and position alone.
+        kv_tokens: the size of its KV cache; 0 if it is not known.
+        own_fields: sampling fields that work on the output so far and have a default of the engine's own.
+        own_limit: its own limit of output tokens, beside the model's length; 0 if it has none.
+    """
+
+    draws: str = ""
+    kv_tokens: int = 0
+    own_fields: tuple[str, ...] = ()
+    own_limit: int = 0
+
+
+NOTHING_TOLD: Final = Told()
+
+
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """One engine at one moment. `incarnation` is unique to each process ever seen; `models` are model ids.
 
-    The fields from `boot_id` to `alike` come from the engine's ping (pd_contracts.ping). `draws` and `kv_tokens`: as `engine_page` reads them.
+    The fields from `boot_id` to `alike` come from the engine's ping (pd_contracts.ping).
     """
 
     name: str
@@ -66,8 +85,15 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     alike: dict[str, str] = {}
     models: tuple[str, ...] = ()
-    draws: str = ""
-    kv_tokens: int = 0
+    told: Told = NOTHING_TOLD
+
+    @property
+    def draws(self) -> str:
+        return self.told.draws
+
+    @property
+    def kv_tokens(self) -> int:
+        return self.told.kv_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +274,9 @@ class Registry:
         instance: Instance,
         models: Sequence[dict[str, Any]],
         version: str = "",
-        draws: str = "",
-        kv_tokens: int = 0,
+        told: Told | None = None,
     ) -> list[Change]:
-        """A health check answered 200; `models` are the entries of the engine's `/v1/models`, the others are empty or 0 if it told none."""
+        """A health check answered 200; `models` are the entries of the engine's `/v1/models`. What it was not asked for stays."""
         entry = self._entry(instance)
         if entry is None or entry.lost:
             return []
@@ -263,8 +288,8 @@ class Registry:
             self._replace(entry, models=ids)
         if version and not entry.instance.version:
             self._replace(entry, version=version)
-        if (draws, kv_tokens) != (entry.instance.draws, entry.instance.kv_tokens):
-            self._replace(entry, draws=draws, kv_tokens=kv_tokens)
+        if told is not None and told != entry.instance.told:
+            self._replace(entry, told=told)
         return self._settle(entry)
 
     def _replaced(self, entry: _Entry) -> Change:
@@ -273,7 +298,7 @@ class Registry:
         self._incarnations += 1
         entry.models, entry.healthy, entry.complaint = (), False, "serves other models than before"
         entry.suspicion, entry.draining = "", False
-        self._replace(entry, incarnation=self._incarnations, models=(), model="", version="", draws="", kv_tokens=0)
+        self._replace(entry, incarnation=self._incarnations, models=(), model="", version="", told=NOTHING_TOLD)
         self._settle(entry)
         return Change(entry.instance, old.state, gone=old)
 

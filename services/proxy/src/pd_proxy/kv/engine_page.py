@@ -5,14 +5,29 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pd_proxy.engines.registry import Told
+
 PEER: Final = "pd_kv_peer_up"
 DRAWS: Final = "pd_seeded_draws"
+OWN: Final = "pd_own_sampling"
 CACHE: Final = "vllm:cache_config_info"
 
 
 def transport_to(address: str, page: bytes) -> str:
     """The transport of the open connection to the engine at this KV address; empty if there is no connection."""
     return next((labels.get("transport", "") for labels in _set(PEER, page) if labels.get("peer") == address), "")
+
+
+def told_by(page: bytes) -> Told:
+    """What the proxy needs to know of the engine itself."""
+    own = next(_set(OWN, page), {})
+    limit = own.get("max_tokens", "")
+    return Told(
+        draws=draws_of(page),
+        kv_tokens=kv_tokens_of(page),
+        own_fields=tuple(own.get("fields", "").split()),
+        own_limit=int(limit) if limit.isdecimal() else 0,
+    )
 
 
 def draws_of(page: bytes) -> str:

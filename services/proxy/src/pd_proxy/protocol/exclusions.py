@@ -4,7 +4,7 @@ For decode, a token that it did not write is part of the prompt. Whatever works 
 see it. `X-PD-Timing` and `/metrics` show the reasons under these names.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,7 @@ SEQUENCES: Final = "several_sequences"
 MEDIA: Final = "media"
 SEED: Final = "seed"
 LIMIT: Final = "max_tokens"
+LEAST: Final = "min_tokens"
 UNNAMED: Final = "no_token_ids"
 REFUSED: Final = "refused"
 NO_IDS: Final = "engine_version"
@@ -79,13 +80,28 @@ class _Message(msgspec.Struct):
     tool_calls: Raw | None = None
 
 
-def may_hand_off(generation: Generation, *, by_position: bool = False) -> str | None:
+def may_hand_off(
+    generation: Generation, *, by_position: bool = False, own_fields: Collection[str] = (), own_limit: int = 0
+) -> str | None:
     """Why one engine must write the whole answer; None if another one may continue after any token.
 
     `by_position`: both draw by seed and position in the same way, so one that continues draws what the first one would have drawn.
-    Stop strings are treated in `first_token.held_back`.
+    `own_fields`, `own_limit`: as in `Told`, of the engine that continues. Stop strings are treated in `first_token.held_back`.
     """
-    return _together(generation) or (SEED if seeded(generation) and not by_position else None)
+    return (
+        _together(generation)
+        or _by_engine(generation, own_fields, own_limit)
+        or (SEED if seeded(generation) and not by_position else None)
+    )
+
+
+def _by_engine(generation: Generation, own_fields: Collection[str], own_limit: int) -> str | None:
+    """As `may_hand_off`, of what an engine does to answers although the request does not ask for it; the engine that continues would begin anew."""
+    for name in own_fields:
+        if not present(generation.fields, name):
+            return _FIELDS[name][1] if name in _FIELDS else name
+    limit = limit_of(generation) if own_limit else 0
+    return LIMIT if limit is None or limit > own_limit else None
 
 
 def _together(generation: Generation) -> str | None:
@@ -109,14 +125,18 @@ def _by_kind(generation: Generation) -> str | None:
     fields, limit = generation.fields, limit_of(generation)
     if limit is not None and not _is_limit(limit):
         return LIMIT
+    if present(fields, "min_tokens") and type(readable(fields, "min_tokens")) is not int:
+        return LEAST  # vLLM takes "5" and 5.0, too
     if generation.endpoint is Endpoint.CHAT and not _is_text(fields["messages"]):
         return MEDIA
     return None
 
 
-def may_migrate(generation: Generation, *, by_position: bool = False) -> str | None:
+def may_migrate(
+    generation: Generation, *, by_position: bool = False, own_fields: Collection[str] = (), own_limit: int = 0
+) -> str | None:
     """As `may_hand_off`, if the following tokens must be the same that the first engine would have written."""
-    reason = may_hand_off(generation, by_position=by_position)
+    reason = may_hand_off(generation, by_position=by_position, own_fields=own_fields, own_limit=own_limit)
     if reason is None and not seeded(generation) and not _greedy(generation.fields):
         return "sampling"
     if reason is None and wants_logprobs(generation):

@@ -101,7 +101,13 @@ class Attempt:
             return OFF
         if self._generation.endpoint is Endpoint.CHAT and not takes_chat_ids(pair.decode):
             return NO_IDS
-        return may_hand_off(self._wanted, by_position=draw_alike(pair.prefill, pair.decode))
+        told = pair.decode.told
+        return may_hand_off(
+            self._wanted,
+            by_position=draw_alike(pair.prefill, pair.decode),
+            own_fields=told.own_fields,
+            own_limit=told.own_limit,
+        )
 
     def _at_prefill(self, prefill: Instance) -> Coroutine[Any, Any, Answer]:
         """Have prefill write an answer of one token: it needs no decode, and no KV moves."""

@@ -7,7 +7,7 @@ RETRIES more engines, and to QUEUE_TIMEOUT_S of waiting for one.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final
 
@@ -22,7 +22,7 @@ from pd_proxy.kv.budget import Claim
 from pd_proxy.kv.keyed import going_on, takes_chat_ids
 from pd_proxy.protocol.continued import Begun
 from pd_proxy.protocol.endpoints import Endpoint
-from pd_proxy.protocol.exclusions import asks, limit_of, may_migrate, seeded, stops_of
+from pd_proxy.protocol.exclusions import asks, limit_of, may_hand_off, may_migrate, seeded, stops_of
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.protocol.progress import Progress, Restart
 from pd_proxy.request.attempt import Attempt
@@ -161,16 +161,25 @@ class Migration:
         return b"include_usage" in bytes(self._generation.fields.get("stream_options", b""))
 
 
-def by_position(context: Context) -> bool:
-    """Whether there is an engine that draws for a seed by position; those that serve a request are known later."""
-    return any(instance.draws for instance in context.registry.view())
+def may_continue(context: Context, generation: Generation, rule: Callable[..., str | None] = may_hand_off) -> bool:
+    """Whether an engine may continue this request, by `may_hand_off` or `may_migrate`. Those that will serve it are not known yet."""
+    told = [instance.told for instance in context.registry.view()]
+    return (
+        rule(
+            generation,
+            by_position=any(one.draws for one in told),
+            own_fields=[name for one in told for name in one.own_fields],
+            own_limit=min((one.own_limit for one in told if one.own_limit), default=0),
+        )
+        is None
+    )
 
 
 def progress_of(context: Context, generation: Generation) -> Progress | None:
     """A record of what the client receives; None if no engine could continue this request."""
     if not context.settings.migrate or not generation.stream:
         return None
-    if may_migrate(generation, by_position=by_position(context)) is not None:
+    if not may_continue(context, generation, may_migrate):
         return None
     return Progress(
         chat=generation.endpoint is Endpoint.CHAT,

@@ -16,10 +16,9 @@ from pd_proxy.engines.pairing import Needs, is_ready
 from pd_proxy.engines.policy import Policy
 from pd_proxy.errors import AnswerTooLargeError, ProxyError, UpstreamError
 from pd_proxy.protocol.endpoints import Endpoint
-from pd_proxy.protocol.exclusions import may_hand_off
 from pd_proxy.protocol.generation import Generation, prefix
 from pd_proxy.request.attempt import Attempt
-from pd_proxy.request.migration import Migration, by_position
+from pd_proxy.request.migration import Migration, may_continue
 from pd_proxy.request.route import Failures, admitted
 from pd_proxy.request.trace import Trace
 from pd_proxy.settings import Writer
@@ -54,7 +53,7 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
         prefix=prefix(generation, PREFIX_BYTES) if context.rules.policy is Policy.PREFIX_AFFINITY else b"",
         hands_off=context.router is not None
         and context.settings.first_token is Writer.PREFILL
-        and may_hand_off(generation, by_position=by_position(context)) is None,
+        and may_continue(context, generation),
     )
     failures = Failures()
     part = Migration(context, generation, needs=needs, headers=headers, trace=trace, failures=failures).part
