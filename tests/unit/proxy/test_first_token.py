@@ -115,6 +115,18 @@ def test_both_parts_are_one_answer() -> None:
     assert (found["id"], found["created"]) == ("cmpl-1", 100)
 
 
+def test_the_prompts_text_is_prefills_because_decode_got_token_ids() -> None:
+    asked = parse(Endpoint.CHAT, b'{"messages": [{"role": "user", "content": "x"}], "return_prompt_text": true}')
+    message = {"role": "assistant", "content": "Once"}
+
+    def said(text: str | None) -> bytes:
+        return json.dumps({**json.loads(answer(message=message)), "prompt_text": text}).encode()
+
+    found = json.loads(joined(asked, first_token.read(asked, said("<user>x")), said(None)))
+    assert found["prompt_text"] == "<user>x"
+    assert found["choices"][0]["message"]["content"] == "OnceOnce"
+
+
 def test_log_probabilities_of_the_first_token_are_prefills() -> None:
     before = {"text_offset": [0], "token_logprobs": [-1.5], "tokens": ["Once"], "top_logprobs": [{"Once": -1.5}]}
     behind = {

@@ -250,6 +250,8 @@ def _join(generation: Generation, first: FirstToken, fields: dict[str, Raw], cho
     for holder, source in ((fields, first.fields), (choice, before)):
         if "prompt_token_ids" in holder:
             holder["prompt_token_ids"] = source.get("prompt_token_ids", NULL) if ids else NULL
+    if "prompt_text" in fields:  # decode has got the prompt as token ids
+        fields["prompt_text"] = first.fields.get("prompt_text", NULL)
     if ids and value_of(choice, "token_ids") is not None:
         choice["token_ids"] = Raw(msgspec.json.encode([first.token, *(value_of(choice, "token_ids") or [])]))
     if value_of(choice, "logprobs") is not None:
