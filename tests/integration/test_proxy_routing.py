@@ -73,6 +73,19 @@ async def test_what_would_come_too_late_gets_429_before_any_engine_hears_of_it(
         assert 'pd_proxy_failures_total{cause="slo"} 1.0' in (await proxy.get("/metrics")).body.decode()
 
 
+async def test_prompts_that_an_engine_refuses_leave_no_queue_behind() -> None:
+    async with running_proxy(**REJECT) as proxy:
+        engine = await proxy.engine(Role.COMBINED)
+        engine.answer = failing(400)
+        for body in (TEXT, TEXT | {"stream": True}):
+            for _ in range(10):
+                assert (await proxy.post(body | {"prompt": [1] * 4000})).status == 400
+        await proxy.settled()
+        routing = (await proxy.stats()).routing
+        assert routing is not None
+        assert routing.engines[0].queue_ms == 0
+
+
 async def test_too_many_answers_at_once_get_429_with_the_token_time() -> None:
     async with running_proxy(**REJECT | {"tpot_slo_ms": 25.0}) as proxy, gated(proxy, (Role.COMBINED,)):
         short = TEXT | {"prompt": [1, 2], "stream": True}

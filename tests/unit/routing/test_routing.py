@@ -193,6 +193,22 @@ def test_an_answer_in_one_piece_shows_no_first_token_and_makes_nothing_late() ->
     assert kept.view(6000).of(1).queue_ms == pytest.approx(prompt_ms(COSTS, EngineLoad(), 1000))
 
 
+@pytest.mark.parametrize("share", [1, 2])
+def test_a_prompt_whose_answer_in_one_piece_ends_early_leaves_the_queue(share: int) -> None:
+    kept = Books(COSTS, OBJECTIVES, share=share)
+    one = share * prompt_ms(COSTS, EngineLoad(), 1000)
+    first, refused, late = (kept.sent(0, 1, 1000, answers=True, watched=False) for _ in range(3))
+    three = kept.view(0).of(1).queue_ms
+    kept.ended(refused, now=10)
+    assert kept.view(10).of(1).queue_ms <= three - one - 10 + 1e-6
+    kept.ended(first, 5, now=10)
+    kept.ended(late, 5, now=100_000)  # it was computed long ago
+    kept.ended(late, 5, now=100_000)
+    assert kept.view(100_000).of(1).queue_ms == 0
+    kept.sent(100_000, 1, 1000, answers=True)
+    assert kept.view(100_000).of(1).queue_ms == pytest.approx(one)
+
+
 def test_the_traffic_is_what_came_within_seconds() -> None:
     kept = books()
     for at in range(0, 20_000, 100):

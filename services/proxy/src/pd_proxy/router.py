@@ -47,13 +47,13 @@ class Journey:
         if decode is not None:
             books.handed_over(1e3 * now, self.ticket, decode.incarnation)
 
-    def ended(self, *, tokens: int = 0, seconds: float = 0.0) -> None:
-        """The engines are done with the request. `tokens` is the length of a complete answer, `seconds` the time from its first to its last token."""
+    def ended(self, now: float, *, tokens: int = 0, seconds: float = 0.0) -> None:
+        """The engines are done with the request at `now`. `tokens` is the length of a complete answer, `seconds` the time from its first to its last token."""
         if self.over:
             return
         self.over = True
         tpot = 1e3 * seconds / (tokens - 1) if tokens > 1 and seconds > 0 else None
-        self.router.books.ended(self.ticket, tokens, tpot)
+        self.router.books.ended(self.ticket, tokens, tpot, now=1e3 * now)
 
 
 class Router:

@@ -56,13 +56,17 @@ class _Engine:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request at the engines; `computed_at` is the time at which its prompt was estimated to be computed, `expected` the ms for that by the profile."""
+    """One request at the engines; `computed_at` is the time at which its prompt was estimated to be computed, `expected` the ms for that by the profile.
+
+    `unseen`: the engine that computes its prompt, if the end of that cannot be seen, and the ms that it counts in the queue there.
+    """
 
     prompt: int
     sequences: int = 1
     computing: int | None = None
     computed_at: float = 0.0
     expected: float = 0.0
+    unseen: tuple[int, float] | None = None
     answering: int | None = None
     began: float | None = None
 
@@ -199,7 +203,7 @@ class Books:
             expected = took + (beside_prompt_ms(self.costs, load) if begins else 0.0)
             ticket.expected = expected / self._pace.factor
         else:
-            ticket.computing = None
+            ticket.computing, ticket.unseen = None, (engine, self._share * took)
             self._begin(ticket.computed_at, ticket)
         return ticket
 
@@ -222,8 +226,15 @@ class Books:
         self._answering(ticket, engine)
         self._begin(now, ticket)
 
-    def ended(self, ticket: Ticket, tokens: int = 0, tpot: float | None = None) -> None:
-        """The request is over; `tokens` is the length of a complete answer, `tpot` its time per output token in ms."""
+    def ended(self, ticket: Ticket, tokens: int = 0, tpot: float | None = None, *, now: float | None = None) -> None:
+        """The request is over; `tokens` is the length of a complete answer, `tpot` its time per output token in ms.
+
+        With `now`, a prompt whose end could not be seen, and that was estimated to be computed later, leaves the queue.
+        """
+        if ticket.unseen is not None and now is not None:
+            number, took = ticket.unseen
+            book = self._engines[number]
+            book.ready_at -= min(took, max(0.0, ticket.computed_at - (now - book.late)))
         if ticket.computing is not None:
             book = self._engines[ticket.computing]
             book.ready_at -= book.waiting.pop(ticket, 0.0)
@@ -234,7 +245,7 @@ class Books:
             if ticket.began is not None:
                 book.writing -= ticket.sequences
                 book.writing_since -= ticket.sequences * ticket.began
-        ticket.computing = ticket.answering = ticket.began = None
+        ticket.computing = ticket.answering = ticket.began = ticket.unseen = None
         if tokens:
             self._answers.add(tokens // ticket.sequences)
         if tpot is not None and ticket.sequences == 1:

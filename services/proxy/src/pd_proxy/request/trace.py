@@ -71,16 +71,17 @@ class Trace(Struct):
     def broken_off(self) -> None:
         """The engines have lost the request; what was predicted for it is still told."""
         if self.journey is not None:
-            self.journey.ended()
+            self.journey.ended(time.monotonic())
 
     def end_journey(self) -> None:
         """The engines have finished with the request, or another attempt begins."""
         journey, self.journey = self.journey, None
         if journey is not None and self.migrations:
-            journey.ended()  # the last engine has written only a part, and the client has seen a pause
+            journey.ended(time.monotonic())  # the last engine has written only a part, and the client has seen a pause
         elif journey is not None:
             streamed = self.stream and self.over is not None and self.first_byte is not None
             journey.ended(
+                time.monotonic(),
                 tokens=self.tokens,
                 seconds=cast("float", self.over) - cast("float", self.first_byte) if streamed else 0.0,
             )
