@@ -212,6 +212,31 @@ async def test_without_migration_streams_of_a_dead_decode_end_with_an_error_even
         assert (await here.proxy.stats()).migrations == 0
 
 
+async def draining(here: Stand, body: dict[str, Any]) -> Reply:
+    """What a client gets whose decode dies after the proxy has got SIGTERM."""
+    asked = asyncio.create_task(here.proxy.post(body))
+    decode = await first_to_write(here.decodes, [5.0] * len(here.decodes))
+    here.proxy.shutdown.set()
+    await asyncio.sleep(0.1)
+    assert (await decode.post("/sim/faults", {"die_mid_stream": True})).status == 200
+    return await asked
+
+
+async def test_a_stream_goes_on_while_the_proxy_drains() -> None:
+    async with stand(decodes=2, step_ms=25.0, migrate=True, drain_timeout_s=30.0) as here:
+        body = {**IDS, **GREEDY, "max_tokens": 40}
+        expected = await here.expected(COMPLETIONS, body)
+        same(shown(await draining(here, body)), expected, ids=False)
+
+
+async def test_no_stream_waits_for_an_engine_longer_than_the_proxy_drains() -> None:
+    async with stand(step_ms=25.0, migrate=True, drain_timeout_s=1.5, queue_timeout_s=30.0) as here:
+        began = asyncio.get_running_loop().time()
+        reply = await draining(here, {**IDS, **GREEDY, "max_tokens": 40})
+        assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
+        assert 1.0 < asyncio.get_running_loop().time() - began < 5.0
+
+
 async def test_a_stream_that_no_engine_can_continue_is_counted_as_failed() -> None:
     async with stand(step_ms=5.0, migrate=True, retries=1, queue_timeout_s=0.5) as here:
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)

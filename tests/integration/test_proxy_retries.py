@@ -191,6 +191,29 @@ async def test_the_number_of_attempts_is_bounded(retries: int, asked: int) -> No
         assert not decode.calls
 
 
+@BODIES
+async def test_a_request_is_tried_again_while_the_proxy_drains(body: dict[str, Any]) -> None:
+    async def dies(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+        await engine.gate.wait()
+        return await hang_up(engine, call, request)
+
+    async with running_proxy(drain_timeout_s=20.0) as proxy:
+        broken, good = await several(proxy, Role.COMBINED, 2)
+        for engine in (broken, good):
+            engine.answer = dies
+            engine.gate.clear()
+        asked = asyncio.create_task(proxy.post(body))
+        await until(lambda: broken.calls or good.calls)
+        first, second = (broken, good) if broken.calls else (good, broken)
+        proxy.shutdown.set()
+        await asyncio.sleep(0.1)
+        second.answer = None
+        first.gate.set()
+        second.gate.set()
+        reply = await asked
+        assert (reply.status, len(second.calls)) == (200, 1)
+
+
 async def test_no_attempt_begins_after_the_budget() -> None:
     async with running_proxy(prefill_timeout_s=0.3, retry_budget_s=0.2) as proxy:
         prefills = await several(proxy, Role.PREFILL, 2)

@@ -47,7 +47,7 @@ async def test_a_decode_that_was_chosen_late_is_blamed_and_not_its_prefill(monke
     generation = parse(Endpoint.COMPLETIONS, b'{"prompt": [1, 2], "max_tokens": 9, "temperature": 0, "stream": true}')
     context: Any = SimpleNamespace(
         settings=Settings(migrate=True),
-        stopping=False,
+        over=False,
         registry=SimpleNamespace(view=lambda: ENGINES),
         metrics=SimpleNamespace(migrated=lambda _: None),
     )

@@ -54,6 +54,7 @@ class Context(ABC):
         stand_ins: by engine process, a token id that a prompt may hold in place of prefill's token; None if the engine named none.
         stopping: the process is about to end, so it is not ready. Connections that clients have kept may bring a last request.
         refusing: no more requests are accepted.
+        over: the time to drain is over, so nothing is tried again or continued.
     """
 
     settings: Settings
@@ -71,6 +72,7 @@ class Context(ABC):
     stand_ins: dict[int, int | None] = field(default_factory=dict)
     stopping: bool = False
     refusing: bool = False
+    over: bool = False
 
     def __post_init__(self) -> None:
         """What follows from the parts."""
@@ -99,8 +101,12 @@ class Context(ABC):
         self.stopping = True
         loop = asyncio.get_running_loop()
         loop.call_later(min(LAST_CALL_S, self.settings.drain_timeout_s), self._refuse)
-        reason = ShuttingDownError("the proxy is shutting down")
-        loop.call_later(self.settings.drain_timeout_s, self.flights.abort_all, reason)
+        loop.call_later(self.settings.drain_timeout_s, self.end_all)
+
+    def end_all(self) -> None:
+        """End all requests that are at engines; their clients are told."""
+        self.over = True
+        self.flights.abort_all(ShuttingDownError("the proxy is shutting down"))
 
     def _refuse(self) -> None:
         self.refusing = True

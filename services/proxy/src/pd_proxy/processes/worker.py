@@ -20,7 +20,6 @@ from pd_proxy.api.passthrough import Passthrough
 from pd_proxy.api.routes import Generating
 from pd_proxy.background.deadlines import Deadlines
 from pd_proxy.background.pace import Pace
-from pd_proxy.errors import ShuttingDownError
 from pd_proxy.processes.channel import Answered, Ask, Beat, Channel, Looked, News, Ready, Stop, Welcome
 from pd_proxy.processes.forward import Forward
 from pd_proxy.processes.handover import received
@@ -93,7 +92,7 @@ class Worker:
     def _orphaned(self) -> None:
         """The parent is gone, so the engines are no longer known: end the running requests with an error, and exit."""
         logger.critical("the parent is gone")
-        self._context.flights.abort_all(ShuttingDownError("the proxy is shutting down"))
+        self._context.end_all()
         self._forward.abandon()
         self._shutdown.set()
         asyncio.get_running_loop().call_later(LAST_WORDS_S, os._exit, 1)

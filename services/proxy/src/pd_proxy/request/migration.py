@@ -69,6 +69,9 @@ class Migration:
         """Have another engine continue from `restart`; None if no engine can, and then the client gets `error`."""
         self._trace.broken_off()
         stream = await self._go_on(error, restart)
+        if stream is not None and self._context.over:
+            stream.close()  # nobody else would end it
+            stream = None
         if stream is None:
             self._context.metrics.migrated("failed")
         elif isinstance(stream, Stream):
@@ -85,7 +88,7 @@ class Migration:
         if seeded(self._generation) and not self._drawn_alike():
             return None
         end = monotonic() + self._context.settings.queue_timeout_s
-        while self._trace.migrations < self._context.settings.retries and not self._context.stopping:
+        while self._trace.migrations < self._context.settings.retries and not self._context.over:
             if self._failures.route is not None and not isinstance(error, NotContinuedError):
                 self._failures.add(error, self._failures.route, prefilled=self._prefilled)
             self._trace.migrations += 1
@@ -132,7 +135,7 @@ class Migration:
             try:
                 return await admitted(self._context, self._generation, self._needs, self._failures, self._able)
             except (NoInstanceError, UpstreamError):
-                if monotonic() > end or self._context.stopping:
+                if monotonic() > end or self._context.over:
                     raise
             await asyncio.sleep(LOOK_S)
 

@@ -98,7 +98,7 @@ async def _engines_known(context: Context) -> None:
 def _spent(context: Context, trace: Trace) -> bool:
     settings = context.settings
     late = monotonic() - trace.arrived > settings.retry_budget_s
-    return late or trace.retries >= settings.retries or context.stopping
+    return late or trace.retries >= settings.retries or context.over
 
 
 def _begin(context: Context, trace: Trace, failure: ProxyError | None) -> None:
