@@ -113,7 +113,12 @@ async def test_an_answer_that_ends_with_its_first_token_needs_no_decode() -> Non
 
 @pytest.mark.parametrize("ends_at", [1, 8])
 async def test_predictions_learn_the_length_of_every_answer(ends_at: int) -> None:
-    predicting: dict[str, Any] = {"reject": Reject.SLO, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 1000.0, "step_profile": "demo"}
+    predicting: dict[str, Any] = {
+        "reject": Reject.SLO,
+        "ttft_slo_ms": 60_000.0,
+        "tpot_slo_ms": 1000.0,
+        "step_profile": "demo",
+    }
     async with stand(profile={"eos_one_in": 1} if ends_at == 1 else {}, **predicting) as here:
         for (path, base), stream in itertools.product(WAYS, (False, True)):
             body: dict[str, Any] = {**base, "max_tokens": 8, "ignore_eos": ends_at > 1, "stream": stream}
