@@ -14,6 +14,8 @@ import pytest
 import yaml
 from support.documents import DOCS, ROOT, blocks, guides, headings, translation
 
+from pd_monitor.settings import Settings
+
 PAGES = guides()
 BOTH = [each for page in PAGES for each in (page, translation(page))]
 # Every page, since a Chinese reader has them all.
@@ -35,6 +37,12 @@ def test_both_languages_have_the_same_blocks_of_code(page: Path) -> None:
         return [(block.language, block.lines, block.runs, block.quick) for block in blocks(path)]
 
     assert shape(page) == shape(translation(page))
+
+
+def test_the_first_load_of_the_beginners_guide_records_the_power_of_the_monitor_that_up_has_started() -> None:
+    load = next(line for line in (DOCS / "beginner.md").read_text().splitlines() if line.startswith("$ pd-loadgen run"))
+
+    assert f"--monitor http://127.0.0.1:{Settings().monitor_port}" in load
 
 
 @pytest.mark.parametrize("page", BOTH, ids=name)
