@@ -101,6 +101,8 @@ def test_a_trace_is_replayed_at_its_times(server: StampedServer, tmp_path: Path)
     assert [(len(one.body["prompt"]), one.body["max_tokens"]) for one in server.served] == [(20, 3), (30, 2), (25, 4)]
     scheduled = [record.scheduled for record in records(out)]
     assert [moment - scheduled[0] for moment in scheduled] == pytest.approx([0, 0.5, 0.6], abs=1e-6)
+    load = json.loads((out / "manifest.json").read_text())["workload"]
+    assert (load["input_spread"], load["output_spread"]) == ([25, 30], [3, 4])
 
 
 def test_a_broken_data_set_is_named_with_its_line(server: StampedServer, tmp_path: Path) -> None:

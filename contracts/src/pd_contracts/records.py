@@ -240,6 +240,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         arrival: how requests follow each other; "batch" without `batch_sizes` is all at once.
+        input_spread, output_spread: median and p95 of lengths that vary, where they are known before the start; else empty.
         options: everything else that makes the load, by the load generator's name of it (temperature, prefix_tokens, trace, …); what is at its
             default is left out. Two loads are the same only if these are equal too.
     """
@@ -254,6 +255,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     burstiness: Number | None = None
     input_tokens: Count | None = None
     output_tokens: Count | None = None
+    input_spread: list[Count] = msgspec.field(default_factory=list)
+    output_spread: list[Count] = msgspec.field(default_factory=list)
     endpoint: str = "/v1/completions"
     goodput: dict[str, float] = msgspec.field(default_factory=dict)
     warmup_requests: Count = 0

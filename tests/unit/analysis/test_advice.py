@@ -203,8 +203,8 @@ def test_what_limits_a_deployment_is_told_from_stages_and_busy_gpus() -> None:
     (result,) = evaluate([run(records, manifest(Topology.DISAGG), power)])
 
     assert bottleneck(result) == (
-        "disagg: of 100 ms to the first token, 10% waiting in the proxy, 60% prefill and 30% the KV hand-off and first decode "
-        "step; prefill GPUs busy 90% of the time and decode GPUs busy 90% of the time, so the prefill and decode GPUs "
+        "disagg: the mean time to the first token, at the proxy, is 100 ms: 10% waiting in the proxy, 60% prefill and 30% the "
+        "KV hand-off and first decode step; prefill GPUs busy 90% of the time and decode GPUs busy 90% of the time, so the prefill and decode GPUs "
         "will limit it first, and keep up at this rate."
     )
     assert ratio_of(result) == "1P1D"

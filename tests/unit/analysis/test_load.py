@@ -12,11 +12,12 @@ from pd_analysis.conclusions.verdict import verdict
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.numbers.comparison import Outcome, compared
 from pd_analysis.numbers.evaluation import evaluate, grouped, together
-from pd_analysis.numbers.load import Pace, load_of
+from pd_analysis.numbers.load import Pace, amount_words, load_of, words
 from pd_analysis.numbers.measures import DECIDING, TTFT_P50
 from pd_analysis.numbers.sweep import sweeps
 from pd_analysis.records.run import Run
 from pd_analysis.tables.rates import rate_table
+from pd_analysis.tables.setup import setup
 from pd_contracts.names import Topology
 from pd_contracts.records import ClientHealth, Deployment, Workload
 
@@ -219,3 +220,48 @@ def test_a_run_of_a_late_client_names_no_winner() -> None:
 
     assert {compared(measure, *pair.results).winner for measure in DECIDING} == {None}
     assert "a run cannot be trusted" in verdict(pair, doubts(pair)).pairs[0].lead
+
+
+# --- traces ------------------------------------------------------------------------------------------------------------------
+
+
+REPLAYED: dict[str, Any] = {
+    "arrival": "replay",
+    "rate": 272 / 30,
+    "duration_s": 30.0,
+    "requests": 1272,
+    "burstiness": None,
+    "input_tokens": None,
+    "output_tokens": None,
+    "options": {"trace": "azure.csv", "time_scale": "0.5"},
+}
+SPREAD: dict[str, Any] = {"input_spread": [1020, 4100], "output_spread": [129, 500]}
+
+
+def test_a_trace_is_told_by_its_requests_and_lengths_and_not_as_a_rate_of_any_tokens() -> None:
+    assert words(workload(**REPLAYED, **SPREAD)) == (
+        "trace azure.csv: 1,272 requests in 30 s, median prompt 1,020 tokens (p95 4,100), median answer 129 tokens "
+        "(p95 500) (random data, /v1/completions, time_scale 0.5)"
+    )
+    assert words(workload(**REPLAYED)) == (
+        "trace azure.csv: 1,272 requests in 30 s (random data, /v1/completions, time_scale 0.5)"
+    )
+    assert amount_words(workload(**REPLAYED)) == "9.07 req/s"
+
+
+def test_the_set_up_has_the_median_lengths_where_they_vary() -> None:
+    rows = {
+        row[0].text: row[1].text
+        for row in setup(group(run([request(0)], manifest(workload=workload(**REPLAYED, **SPREAD))))).rows
+    }
+
+    assert rows["Tokens"] == "median prompt 1,020 tokens (p95 4,100), median answer 129 tokens (p95 500)"
+
+
+def test_lengths_of_a_file_are_told_beside_the_rate() -> None:
+    told = words(workload(dataset="sharegpt", rate=4.0, input_tokens=None, output_tokens=None, **SPREAD))
+
+    assert told == (
+        "4 requests/s of any → any tokens (sharegpt data, poisson arrivals, /v1/completions, median prompt 1,020 tokens (p95 4,100), "
+        "median answer 129 tokens (p95 500))"
+    )

@@ -62,6 +62,14 @@ def test_figures_in_the_page_take_every_colour_from_the_theme(drawn: dict[str, p
         assert "http" not in plot.svg
 
 
+def test_the_figure_of_gaps_says_which_seconds_its_numbers_are_of(tmp_path: Path) -> None:
+    records = [request(number, number / 10, ttft=0.05, gaps=[0.02] * 20) for number in range(200)]
+    (svg,) = (plot.svg for plot in plots.draw(group(run(records)), tmp_path) if plot.name == "interference_timeline")
+
+    assert "longest of the 5 s drawn: 20.0 ms" in svg
+    assert "The p99 is over up to 20.3 s in the middle of each run, of which 5 s are drawn." in svg
+
+
 def test_numbers_in_figures_keep_their_digits(pair: Group, drawn: dict[str, plots.Drawn]) -> None:
     for result in pair.results:
         assert result.tokens is not None

@@ -145,9 +145,15 @@ def test_the_exit_status_tells_how_the_run_went(made: Manifest, served: int, sta
         ({"arrival": "batch"}, "40 requests at once"),
         ({"arrival": "batch", "batch_sizes": [1, 8]}, "batches of 1, 8"),
         ({"arrival": "phase-split"}, "phase-split, 20 prompts"),
+        (
+            {"arrival": "replay", "duration_s": 22.06, "options": {"trace": "azure.csv"}},
+            "trace azure.csv: 40 requests in 22.1 s",
+        ),
     ],
 )
-def test_where_answers_set_the_pace_no_rate_is_said_to_be_offered(changes: dict[str, object], pace: str) -> None:
+def test_where_answers_or_a_trace_set_the_pace_no_rate_is_said_to_be_offered(
+    changes: dict[str, object], pace: str
+) -> None:
     load = msgspec.structs.replace(manifest().workload, requests=40, **changes)
 
     assert f"disagg: random, {pace}, seed 1" in text(manifest(workload=load))

@@ -198,6 +198,7 @@ def test_a_replay_has_the_traces_offsets_and_lengths_and_shares_its_blocks(tmp_p
 
     assert [planned.offset for planned in plan.requests] == [0.0, 2.0, 3.0]
     assert [planned.output_tokens for planned in plan.requests] == [5, 1, 7]
+    assert (plan.inputs, plan.outputs) == ([600, 690], [5, 7])
     assert (len(first), len(third)) == (700, 600)
     assert first[:512] == third[:512]
     assert first[512:600] != third[512:600]

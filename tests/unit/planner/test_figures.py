@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 
 from pd_contracts.names import Connector
 from pd_planner.report import charts
-from pd_planner.report.colours import colour_of
+from pd_planner.report.colours import colour_of, key_of
 from pd_planner.search.candidates import Candidate
 
 
@@ -32,3 +32,24 @@ def test_a_kind_of_deployment_has_one_colour_in_all_figures() -> None:
     for axes in figure.axes:
         assert [to_hex(str(line.get_color())) for line in axes.get_lines()] == expected
     assert [to_hex(str(entry.get_color())) for entry in figure.legends[0].get_lines()] == expected
+
+
+def test_the_key_names_each_kind_that_is_shown_once_with_its_colour_and_marker() -> None:
+    kinds = [
+        Candidate(prefills=0, others=2, connector=None),
+        Candidate(prefills=0, others=4, connector=None),
+        Candidate(prefills=1, others=1, connector=Connector.P2P),
+    ]
+
+    plain, apart = key_of(kinds)
+
+    assert (plain.get_label(), to_hex(str(plain.get_color())), plain.get_marker()) == (
+        "plain engines",
+        to_hex(colour_of(kinds[0])),
+        "o",
+    )
+    assert (apart.get_label(), to_hex(str(apart.get_color())), apart.get_marker()) == (
+        "separate prefill and decode",
+        to_hex(colour_of(kinds[2])),
+        "^",
+    )

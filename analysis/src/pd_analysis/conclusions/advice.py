@@ -56,7 +56,7 @@ def _first_token(result: Result) -> str:
         return ""
     if not early["prefill"]:
         return tr(
-            "{total} ms to the first token, which plain serving does not divide into prefill and decode",
+            "the mean time to the first token, at the proxy, is {total} ms, which plain serving does not divide into prefill and decode",
             total=number(total),
         )
     shares = [
@@ -64,7 +64,11 @@ def _first_token(result: Result) -> str:
         for stage, message in _SPENT.items()
         if early[stage] / total >= 0.01
     ]
-    return tr("of {total} ms to the first token, {shares}", total=number(total), shares=listed(shares))
+    return tr(
+        "the mean time to the first token, at the proxy, is {total} ms: {shares}",
+        total=number(total),
+        shares=listed(shares),
+    )
 
 
 def _busy(result: Result) -> str:

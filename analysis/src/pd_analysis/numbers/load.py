@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from pd_analysis.words.formatting import joined, listed, setting, sizes
+from pd_analysis.words.formatting import joined, listed, number, setting, sizes, whole
 from pd_analysis.words.language import mark, ntr, tr
 from pd_contracts.records import Workload
 
@@ -25,6 +25,7 @@ class Pace(StrEnum):
 
 # Loads that differ only in how much they ask for are points of one curve.
 SWEPT: Final = (Pace.RATE, Pace.IN_FLIGHT)
+REPLAY: Final = "replay"  # the arrival of a trace
 # Modes that send requests in groups: percentiles over all of them would mix batches of all sizes, or both parts.
 MODES: Final = (Pace.BATCHES, Pace.PHASES)
 
@@ -106,7 +107,8 @@ def amount_words(workload: Workload) -> str:
     pace = pace_of(workload)
     amount = _amount(workload, pace)
     if pace is Pace.RATE:
-        return tr("{rate} req/s", rate=setting(amount))
+        # the rate of a trace is a quotient, which nobody chose
+        return tr("{rate} req/s", rate=number(amount) if workload.arrival == REPLAY else setting(amount))
     if pace is Pace.IN_FLIGHT:
         return tr("{count} in flight", count=setting(amount))
     if pace is Pace.AT_ONCE:
@@ -131,9 +133,12 @@ _SHAPED: Final = {
 def words(workload: Workload, *, with_amount: bool = True) -> str:
     """What was offered, in words; without its amount, what all points of a curve were offered."""
     load = load_of(workload)
-    holes: dict[str, object] = {"sizes": sizes(workload), "details": joined(_details(load))}
+    details = [*_details(load), *filter(None, [spread(workload)] if with_amount else [])]
+    holes: dict[str, object] = {"sizes": sizes(workload), "details": joined(details)}
     if not with_amount and load.pace in SWEPT:
         return tr(_SHAPED[load.pace], **holes)
+    if load.arrival == REPLAY:
+        return _of_trace(workload, load)
     if load.pace is Pace.RATE:
         return ntr(
             "{rate} request/s of {sizes} tokens ({details})",
@@ -146,9 +151,37 @@ def words(workload: Workload, *, with_amount: bool = True) -> str:
     return tr(_ASKED[load.pace], count=count, **holes)
 
 
+def _of_trace(workload: Workload, load: Load) -> str:
+    """What a trace asked for: it has times and lengths of its own, and no rate that somebody chose."""
+    asked = ntr(
+        "{count} request in {seconds} s",
+        "{count} requests in {seconds} s",
+        workload.requests,
+        seconds=setting(round(workload.duration_s, 1)),
+    )
+    return tr(
+        "trace {name}: {asked} ({details})",
+        name=dict(load.options).get("trace", ""),
+        asked=joined(filter(None, (asked, spread(workload)))),
+        details=joined(_details(replace(load, options=tuple(one for one in load.options if one[0] != "trace")))),
+    )
+
+
+def spread(workload: Workload) -> str:
+    """Medians and p95 of lengths that vary; empty where they are all alike or unknown."""
+    both = zip(_SPREADS, (workload.input_spread, workload.output_spread), strict=True)
+    return joined(tr(message, median=whole(found[0]), high=whole(found[-1])) for message, found in both if found)
+
+
+_SPREADS: Final = (
+    mark("median prompt {median} tokens (p95 {high})"),
+    mark("median answer {median} tokens (p95 {high})"),
+)
+
+
 def _details(load: Load) -> list[str]:
     found = [tr("{dataset} data", dataset=load.dataset)]
-    if load.pace is Pace.RATE:
+    if load.pace is Pace.RATE and load.arrival != REPLAY:
         found.append(tr("{arrival} arrivals", arrival=load.arrival))
     if load.burstiness not in (None, 1.0):
         found.append(tr("burstiness {value}", value=setting(load.burstiness)))

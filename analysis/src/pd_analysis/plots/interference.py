@@ -17,7 +17,7 @@ from pd_analysis.numbers.interference import Interference, interference
 from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import Floats
-from pd_analysis.words.formatting import ms
+from pd_analysis.words.formatting import ms, sentences, setting
 from pd_analysis.words.language import tr
 
 _PANELS: Final = 4
@@ -36,9 +36,7 @@ def interference_timeline(group: Group) -> Figure | None:
     spans = _spans_shown(found)
     figure = style.canvas(
         _title(found),
-        tr(
-            "Each dot is a gap between two token chunks; the usual ones are thinned out. Bars: from the send of a request to its first token."
-        ),
+        _subtitle(found, spans),
         1.75 * len(found),
         simulated=group.simulated,
         entries=3,
@@ -100,11 +98,36 @@ def _middle(low: float, high: float) -> tuple[float, float]:
 
 def _title(found: Sequence[_Seen]) -> str:
     """The stalls, which medians hide: the slowest hundredth of all gaps beside a first token."""
-    tails = [(seen.result.name, seen.gaps.tail(beside=True)) for seen in found]
-    runs = best_first(tails, lambda seconds: f"{ms(seconds)} ms")
+    runs = _tails(found)
     if not runs:
         return tr("Gaps between token chunks along a few seconds")
     return tr("p99 of the gaps in which another request got its first token: {runs}", runs=runs)
+
+
+def _tails(found: Sequence[_Seen]) -> str:
+    tails = [(seen.result.name, seen.gaps.tail(beside=True)) for seen in found]
+    return best_first(tails, lambda seconds: f"{ms(seconds)} ms")
+
+
+def _subtitle(found: Sequence[_Seen], spans: Sequence[tuple[float, float]]) -> str:
+    """What the dots are, and of which seconds the number of the title is, which are more than are drawn."""
+    dots = tr(
+        "Each dot is a gap between two token chunks; the usual ones are thinned out. Bars: from the send of a request to its first token."
+    )
+    if not _tails(found):
+        return dots
+    counted = max(float(seen.times[-1] - seen.times[0]) for seen in found)
+    drawn = max(high - low for low, high in spans)
+    which = tr(
+        "The p99 is over up to {counted} s in the middle of each run, of which {drawn} s are drawn.",
+        counted=_seconds(counted),
+        drawn=_seconds(drawn),
+    )
+    return sentences((dots, which))
+
+
+def _seconds(seconds: float) -> str:
+    return setting(round(seconds, 1))
 
 
 def _panel(dots: Axes, seen: _Seen, span: tuple[float, float], top: float) -> None:
@@ -114,7 +137,9 @@ def _panel(dots: Axes, seen: _Seen, span: tuple[float, float], top: float) -> No
         chosen = _thinned(np.flatnonzero(shown & (gaps.beside == beside)), gaps.gap)
         dots.plot(times[chosen], gaps.gap[chosen] * 1e3, ".", color=colour, markersize=2.6, alpha=0.75, zorder=order)
     style.quiet(dots)
-    longest = tr("longest {gap} ms", gap=ms(seen.largest(span)))
+    longest = tr(
+        "longest of the {seconds} s drawn: {gap} ms", seconds=_seconds(span[1] - span[0]), gap=ms(seen.largest(span))
+    )
     dots.set_title(style.elided(seen.result.name, 40), loc="left", size=10, weight="bold")
     dots.set_title(longest, loc="right", size=9, color=palette.MUTED)
     dots.set_ylim(0, top * 1.1)

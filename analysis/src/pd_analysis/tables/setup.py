@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pd_analysis.numbers.evaluation import ROLES, TOPOLOGIES, Group, Result
-from pd_analysis.numbers.load import Pace, amount_words, pace_of
+from pd_analysis.numbers.load import Pace, amount_words, pace_of, spread
 from pd_analysis.records.run import Problem
 from pd_analysis.tables.table import Cell, Table, table
 from pd_analysis.words.formatting import DASH, clauses, joined, listed, number, setting, whole
@@ -62,9 +62,7 @@ def _workload(load: Workload) -> dict[str, str]:
     limits = joined(f"{name} {setting(limit)} ms" for name, limit in load.goodput.items())
     return {
         tr("Data"): load.dataset,
-        tr("Tokens"): tr(
-            "{prompt} in, {output} out", prompt=whole(load.input_tokens), output=whole(load.output_tokens)
-        ),
+        tr("Tokens"): _tokens(load),
         tr("Model"): load.model,
         tr("Arrivals"): _arrivals(load),
         tr("Requests"): tr(
@@ -75,6 +73,12 @@ def _workload(load: Workload) -> dict[str, str]:
         tr("Goodput limits"): limits,
         tr("Seed"): str(load.seed),
     }
+
+
+def _tokens(load: Workload) -> str:
+    if load.input_tokens is None and load.output_tokens is None:
+        return spread(load)
+    return tr("{prompt} in, {output} out", prompt=whole(load.input_tokens), output=whole(load.output_tokens))
 
 
 def _arrivals(load: Workload) -> str:

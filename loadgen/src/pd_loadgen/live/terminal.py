@@ -113,6 +113,9 @@ def _pace(load: Workload) -> str:
             return f"{load.requests} requests at once"
         case "phase-split":
             return f"phase-split, {load.requests // 2} prompts"
+        case "replay":
+            name = load.options.get("trace", "")
+            return f"trace {name}: {load.requests} requests in {load.duration_s:.3g} s"
     return f"{load.rate:g} requests/s ({load.arrival})"
 
 

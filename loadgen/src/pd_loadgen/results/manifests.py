@@ -96,6 +96,8 @@ def _workload(options: Options, model: str, plan: Plan) -> Workload:
         burstiness=options.burstiness if serve and drawn and not plan.paced else None,
         input_tokens=options.input_tokens + options.prefix_tokens if _known(options) else None,
         output_tokens=options.output_tokens if _known(options) else None,
+        input_spread=[] if _known(options) else plan.inputs,
+        output_spread=[] if _known(options) else plan.outputs,
         endpoint=options.path or BACKENDS[options.endpoint].path,
         goodput=parse_goodput([options.goodput]),
         warmup_requests=len(plan.warmups),

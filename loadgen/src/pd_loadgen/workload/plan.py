@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from pd_contracts.latency import percentile
 from pd_contracts.libraries import plain
 from pd_contracts.records import schedule_hash
 from pd_contracts.sentences import Clause, SentenceError
@@ -53,6 +54,7 @@ class Plan:
 
     `paced` is true if answers decide when requests are sent: a closed loop, batches, phases. Their offsets mean nothing.
     `requests` holds the first turns only, where the next ones need their answers. `notes` says what of a file is not among them.
+    `inputs` and `outputs` are the median and the p95 of the requests' lengths; empty where only answers say them.
     """
 
     requests: list[Planned]
@@ -60,6 +62,8 @@ class Plan:
     hash: str
     paced: bool = False
     notes: list[str | Clause] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -84,6 +88,7 @@ def make(options: Options, model: str, headers: Mapping[str, str] | None = None)
     """
     try:
         wire, source = Wire(options, model, headers or {}), Source(options, model)
+        slots: list[_Slot] = []
         if options.answers is Answers.SERVED:
             requests, fingerprint = _dialogues(options, wire)
         else:
@@ -102,9 +107,18 @@ def make(options: Options, model: str, headers: Mapping[str, str] | None = None)
             hash=fingerprint,
             paced=options.mode is not Mode.SERVE or pace(options) is Arrival.CLOSED,
             notes=source.notes,
+            inputs=_spread([slot.content.input_tokens for slot in slots]),
+            outputs=_spread([slot.content.output_tokens for slot in slots]),
         )
     except (FileError, UnsuitableError) as error:
         raise PlanError(str(error)) from error
+
+
+def _spread(lengths: Sequence[int | None]) -> list[int]:
+    known = [length for length in lengths if length is not None]
+    if len(known) < len(lengths):
+        return []
+    return [round(found) for share in (50, 95) if (found := percentile(known, share)) is not None]
 
 
 class Source:

@@ -10,12 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from pd_analysis.plots import fonts, palette, style, svg
 from pd_analysis.words.formatting import number
 from pd_analysis.words.language import current_language, in_language, mark, tr
 from pd_planner.confidence.findings import Findings
-from pd_planner.report.colours import colour_of, line_of, marker_of
+from pd_planner.report.colours import colour_of, key_of, line_of, marker_of
 from pd_planner.report.pareto import pareto
 from pd_planner.report.tables import ratio_words
 from pd_planner.search.breakeven import Curve, Point
@@ -63,6 +64,10 @@ def _wanted(found: Findings) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
 def capacity(found: Findings) -> Figure:
     """Bands of the deployments that were drawn."""
     names = [drawn.choice.fleet.label for drawn in found.drawn]
+    key = [
+        Patch(facecolor=entry.get_color(), alpha=0.35, label=entry.get_label())
+        for entry in key_of(drawn.choice for drawn in found.drawn)
+    ]
     figure = style.canvas(
         tr("Best of {count} deployments: {first}", count=len(found.answer.choices), first=names[0])
         if len(names) > 1
@@ -74,6 +79,7 @@ def capacity(found: Findings) -> Figure:
         0.42 * len(names) + 0.2,
         simulated=True,
         left=2.6,
+        entries=len(key),
     )
     axes = figure.subplots()
     for row, drawn in enumerate(found.drawn):
@@ -86,6 +92,7 @@ def capacity(found: Findings) -> Figure:
     axes.set_xlim(left=0, right=1.12 * max(drawn.band.high for drawn in found.drawn))
     axes.set_xlabel(tr("Requests per second per GPU"))
     style.quiet(axes, grid="x")
+    style.key(figure, key)
     return figure
 
 

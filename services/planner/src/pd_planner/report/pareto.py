@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pd_analysis.plots import palette, style
 from pd_analysis.words.language import tr
 from pd_planner.confidence.findings import Findings
-from pd_planner.report.colours import colour_of, marker_of
+from pd_planner.report.colours import colour_of, key_of, marker_of
 from pd_planner.search.question import Choice
 
 # How far the plot goes beyond its front, where the names begin, and how many there are.
@@ -23,20 +23,22 @@ def pareto(found: Findings) -> Figure:
     """Joules against GPUs around what no other deployment beats, whose names stand beside."""
     front = sorted(found.answer.front, key=lambda choice: (choice.fleet.gpus, choice.operation.joules))
     able = [choice for choice in found.answer.choices if not choice.refusal]
+    right = _BEYOND_FRONT * max(choice.fleet.gpus for choice in front)
+    top = _BEYOND_FRONT * max(choice.operation.joules for choice in front)
+    shown = [choice for choice in able if choice.fleet.gpus <= right and choice.operation.joules <= top]
+    key = key_of([*front, *shown])
     figure = style.canvas(
         tr("{few} of {all} deployments are beaten by no other", few=len(front), all=len(able)),
         tr(
-            "Joules per output token against GPUs; numbered: none has fewer GPUs, fewer joules and an earlier first token (p99) at once"
+            "Joules per output token against GPUs; numbered: none has fewer GPUs, fewer joules and an earlier first token (p99) at once; pale: beaten by one of these"
         ),
         2.9,
         simulated=True,
+        entries=len(key),
     )
     axes = figure.subplots(gridspec_kw={"right": _NAMES_AT - 0.03})
-    right = _BEYOND_FRONT * max(choice.fleet.gpus for choice in front)
-    top = _BEYOND_FRONT * max(choice.operation.joules for choice in front)
     axes.set_xlim(0, right)
     axes.set_ylim(0, top)
-    shown = [choice for choice in able if choice.fleet.gpus <= right and choice.operation.joules <= top]
     for choice in sorted(shown, key=lambda choice: choice in front):
         axes.plot(
             choice.fleet.gpus,
@@ -56,6 +58,7 @@ def pareto(found: Findings) -> Figure:
     axes.set_ylabel(tr("J per output token"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style.quiet(axes)
+    style.key(figure, key)
     return figure
 
 
