@@ -1,14 +1,17 @@
 """The example of two proxies behind nginx: its configuration is valid, and a proxy that ends is passed over."""
 
+import asyncio
 import contextlib
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from support.aio import until
 from support.proxy import MODEL, running_proxy
 
 from pd_contracts.free_ports import free_port
@@ -93,6 +96,53 @@ async def test_requests_pass_over_a_proxy_that_has_ended(tmp_path: Path) -> None
                 await first.serving
 
                 assert all([await ask(session, url, stream=True) for _ in range(6)])
+
+
+async def test_a_proxy_that_has_no_room_for_a_request_is_no_dead_one(tmp_path: Path) -> None:
+    # Room for one prompt on its way to the decode engine of each proxy.
+    room: dict[str, Any] = {"kv_in_flight_bytes": 131072 * 100, "queue_timeout_s": 0.3}
+    body = {"model": MODEL, "prompt": [1] * 80, "max_tokens": 4}
+    async with running_proxy(**room) as first, running_proxy(**room) as second:
+        prefills = [(await proxy.pair())[0] for proxy in (first, second)]
+        with balancer(tmp_path, [first.settings.http_proxy_port, second.settings.http_proxy_port]) as url:
+            async with aiohttp.ClientSession() as session:
+
+                async def status() -> int:
+                    async with session.post(f"{url}/v1/completions", json=body) as answer:
+                        await answer.read()
+                        return answer.status
+
+                await ask(session, url, stream=False)
+                for prefill in prefills:
+                    prefill.gate.clear()
+                running = [asyncio.create_task(status()) for _ in prefills]
+                await until(
+                    lambda: all(any(call.body["prompt"] == body["prompt"] for call in p.calls) for p in prefills)
+                )
+                assert [await status() for _ in range(4)] == [503] * 4
+                for prefill in prefills:
+                    prefill.gate.set()
+                assert await asyncio.gather(*running) == [200, 200]
+                assert await status() == 200
+
+
+async def test_a_proxy_that_is_told_to_end_under_load_costs_no_request(tmp_path: Path) -> None:
+    async with running_proxy(drain_timeout_s=5.0) as first, running_proxy() as second:
+        for proxy in (first, second):
+            await proxy.engine(Role.COMBINED)
+        with balancer(tmp_path, [first.settings.http_proxy_port, second.settings.http_proxy_port]) as url:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+                await ask(session, url, stream=False)
+
+                async def client(number: int) -> None:
+                    for turn in range(20):
+                        await ask(session, url, stream=number % 2 == 0)
+                        await asyncio.sleep(0.01 * number)
+                        if number == turn == 5:
+                            first.shutdown.set()
+
+                await asyncio.gather(*map(client, range(16)))
+                assert first.shutdown.is_set()
 
 
 async def test_requests_pass_over_an_address_that_no_longer_answers(tmp_path: Path) -> None:
