@@ -110,7 +110,7 @@ USED: dict[str, dict[str, list[str]]] = {
     "vllm/config/parallel.py": {
         "ParallelConfig": ["tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"]
     },
-    "vllm/config/model.py": {"ModelConfig": ["enable_prompt_embeds", "logits_processors"]},
+    "vllm/config/model.py": {"ModelConfig": ["enable_prompt_embeds", "logits_processors", "get_diff_sampling_param"]},
     "vllm/sampling_params.py": {"SamplingParams": ["repetition_penalty", "bad_words"]},
     "vllm/v1/worker/gpu/model_states/default.py": {"DefaultModelState": ["prepare_inputs"]},
     "vllm/config/scheduler.py": {"SchedulerConfig": ["max_num_batched_tokens"]},
