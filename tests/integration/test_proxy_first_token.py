@@ -269,6 +269,22 @@ def by_place(answer: Any) -> Any:
     return sorted(answer, key=lambda event: [choice["index"] for choice in event["choices"]])
 
 
+async def test_decode_asked_after_prefill_hears_of_no_request_before_its_token() -> None:
+    async with stand(decode_asked=When.AFTER_PREFILL) as here:
+        (prefill,), (decode,) = here.prefills, here.decodes
+        for (path, base), stream in itertools.product(WAYS, (False, True)):
+            assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
+            body = {**base, "max_tokens": 5, "ignore_eos": True, "stream": stream}
+            asked = asyncio.create_task(here.ask(path, body))
+            await prefill.until("vllm:num_requests_running", lambda running: running == 1)
+            await asyncio.sleep(0.1)
+            assert await decode.metric("sim:kv_waiting") == 0
+            assert (await prefill.post("/sim/faults", {})).status == 200
+            found, stages = await asked
+            assert found == await here.expected(path, body)
+            assert stages.first_token == "prefill"
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_a_stop_string_over_the_border_is_found(*, stream: bool) -> None:
     async with stand() as here:

@@ -31,6 +31,7 @@ from pd_proxy.request.ask import ask, ask_ahead, ask_for_stream
 from pd_proxy.request.exchange import EVIDENCE_S
 from pd_proxy.request.part import Part
 from pd_proxy.request.trace import Trace
+from pd_proxy.settings import When
 from pd_proxy.tasks import result_of
 from pd_proxy.upstream.answers import Answer, Stream, Whole, Written
 from pd_proxy.upstream.flights import Flight
@@ -74,7 +75,8 @@ class KeyedAttempt:
         Raises:
             ProxyError: if it fails before the client could be sent a byte.
         """
-        announced = Announcement(self._context, self._keyed, early=self._choose is None)
+        at_once = self._context.settings.decode_asked is When.AT_ONCE
+        announced = Announcement(self._context, self._keyed, early=at_once and self._choose is None)
         try:
             body = await self._within(ask(self._context, self._prefill, self._path, self._keyed.first_token()))
             self._trace.prefilled = monotonic()
