@@ -1,12 +1,15 @@
 """P2pConnector between simulated engines: KV that arrives early, late, never, or for another prompt."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 from support.simulator import Simulator, combined_tokens, fast_profile, running, settings_for
 
+from pd_connector.net.outgoing import Outgoing
 from pd_contracts.names import Role
+from pd_simulator.transfer import keyed
 
 SOURCE = 'vllm:prompt_tokens_by_source_total{engine="0",model_name="sim-llama3-8b",source='
 KEY = f"{7:032x}"
@@ -16,12 +19,12 @@ def prompt(length: int, start: int = 300) -> list[int]:
     return [start + 7 * number % 20_000 for number in range(length)]
 
 
-def prefill_for(decode: Simulator | None) -> dict[str, Any]:
-    return {"kv_transfer_params": {"pd": {"key": KEY, **({"to": [decode.kv_address]} if decode else {})}}}
+def prefill_for(decode: Simulator | None, key: str = KEY) -> dict[str, Any]:
+    return {"kv_transfer_params": {"pd": {"key": key, **({"to": [decode.kv_address]} if decode else {})}}}
 
 
-def decode_of(prefill: Simulator, **more: Any) -> dict[str, Any]:
-    return {"kv_transfer_params": {"pd": {"key": KEY, "from": prefill.kv_address, **more}}}
+def decode_of(prefill: Simulator, key: str = KEY, **more: Any) -> dict[str, Any]:
+    return {"kv_transfer_params": {"pd": {"key": key, "from": prefill.kv_address, **more}}}
 
 
 async def test_decode_may_be_told_first_and_go_on_with_the_token_that_follows() -> None:
@@ -106,6 +109,52 @@ async def test_kv_whose_request_never_comes_is_freed() -> None:
 
         await decode.until("sim:kv_held", lambda count: count == 0)
         await prefill.until("sim:kv_held", lambda count: count == 0)
+
+
+async def test_prompts_larger_than_landing_memory_are_received(landing_of_4_pages: None) -> None:
+    prompts = [prompt(3000, start=300 + number) for number in range(6)]  # six pages each
+    plain = [await combined_tokens(ids, 8) for ids in prompts]
+    async with (
+        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE), fast_profile()) as decode,
+    ):
+        pairs = [hand_over(prefill, decode, ids, f"{number:032x}") for number, ids in enumerate(prompts)]
+
+        assert await asyncio.gather(*pairs) == plain
+        assert (await decode.books())["consumed"] == 6
+        await decode.until("sim:kv_held", lambda count: count == 0)
+
+
+async def test_a_client_that_leaves_while_landing_memory_is_short_leaves_no_kv_behind(
+    landing_of_4_pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Outgoing, "_provoke", lambda *_: time.sleep(0.05)
+    )  # before each copy: clients leave between two of them
+    async with (
+        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE), fast_profile()) as decode,
+    ):
+        for number in range(8):
+            pair = asyncio.create_task(hand_over(prefill, decode, prompt(3000, start=300 + number), f"{number:032x}"))
+            await asyncio.wait([pair], timeout=0.05 * number)
+            pair.cancel()
+            for engine in (prefill, decode):
+                await engine.until("sim:kv_held", lambda count: count == 0)
+
+
+@pytest.fixture(name="landing_of_4_pages")
+def _landing_of_4_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyed, "_PAGES", 4)
+
+
+async def hand_over(prefill: Simulator, decode: Simulator, ids: list[int], key: str) -> list[int]:
+    """The tokens of an answer whose first one is prefill's; decode is asked at once."""
+    async with asyncio.TaskGroup() as both:
+        first = both.create_task(prefill.complete(ids, max_tokens=1, **prefill_for(decode, key)))
+        more = decode_of(prefill, key, tokens=len(ids), token="follows")
+        rest = both.create_task(decode.complete([*ids, 0], max_tokens=7, **more))
+    return first.result().token_ids + rest.result().token_ids
 
 
 @pytest.mark.parametrize("wish", [{}, {"key": ""}, {"key": "a", "from": "nowhere"}, {"key": "a", "tokens": "many"}, 3])

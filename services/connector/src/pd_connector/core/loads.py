@@ -292,6 +292,11 @@ class Loads:
         wait = self._waits.get(request_id)
         return wait.key if wait is not None and not wait.outcome else None
 
+    def is_draining(self, request_id: str) -> bool:
+        """Whether a request has its blocks, and the workers still fill them as KV comes."""
+        wait = self._waits.get(request_id)
+        return wait is not None and wait.outcome == "drained"
+
     def tokens_of(self, request_id: str) -> int:
         """How many of a request's prompt tokens prefill has."""
         return self._waits[request_id].tokens
@@ -379,7 +384,7 @@ class Loads:
     def drained(self, request_id: str) -> None:
         """The workers report that a request that was filled as its KV came is complete."""
         wait = self._waits.get(request_id)
-        if wait is not None and wait.outcome == "drained":
+        if wait is not None and self.is_draining(request_id):
             self.read()
             wait.outcome = "recomputed" if wait.failed else "loaded"
 

@@ -64,6 +64,7 @@ class KeyedTransfer(Transfer):
         self._loads = Loads(1, fail=False, block_size=BLOCK_TOKENS)
         self._of_request: dict[str, tuple[int, ...]] = {}
         self._loaded: dict[str, tuple[int, ...]] = {}  # of requests that another one may come in the place of
+        self._empty: set[int] = set()  # blocks whose KV was to come while others waited for room, and did not
         self._arrived: dict[str, asyncio.Event] = {}
         self._released: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -190,7 +191,7 @@ class KeyedTransfer(Transfer):
         copies = any(isinstance(order, Copy) for order in orders)
         empty = self._station.before_step(with_step)
         if with_step and isinstance(with_step[0], Drain):
-            empty |= await self._drain(move.request_id)
+            empty |= await self._drain(move.request_id, blocks)
         entries = self._blocks.read(blocks)
         if self._loads.token(move.request_id)[0] is None:
             self._blocks.take(blocks)
@@ -204,17 +205,27 @@ class KeyedTransfer(Transfer):
             self.books.consumed += 1
         return entries[: tokens * ENTRY_BYTES]
 
-    async def _drain(self, request_id: str) -> set[int]:
+    async def _drain(self, request_id: str, blocks: tuple[int, ...]) -> set[int]:
         """Landing memory is short: take the KV as it comes. Returns the blocks that stayed empty."""
-        missing: set[int] = set()
-        while True:
-            done, empty = self._station.incoming.drained(())
-            missing |= empty
-            for drained in done:
-                self._loads.drained(drained)
-            if request_id in done or self._loads.key_of(request_id) is None:
-                return missing
-            await asyncio.sleep(_RELEASE_POLL_S)
+        try:
+            while self._loads.is_draining(request_id):
+                self._go_on_draining()
+                await asyncio.sleep(_RELEASE_POLL_S)
+        except asyncio.CancelledError:  # its client left
+            self._go_on_draining(ended=[request_id])
+            self._blocks.take(blocks)
+            raise
+        finally:
+            empty = self._empty.intersection(blocks)
+            self._empty -= empty
+        return empty
+
+    def _go_on_draining(self, ended: Iterable[str] = ()) -> None:
+        """Take what has come for any request since the last time."""
+        done, empty = self._station.incoming.drained(ended)
+        self._empty |= empty
+        for request_id in done:  # once the events that the station reported before have been noted
+            asyncio.get_running_loop().call_soon(self._loads.drained, request_id)
 
     def _go_on(self, move: Move) -> None:
         """Prefill's token takes the place holder's place, if one was to follow.
