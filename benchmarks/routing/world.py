@@ -108,7 +108,8 @@ class Placing(Adaptive):
         waits = placed.why is Why.WAITS
         way = Way(placed.engine, self._decodes, local=placed.local, roles_change=changes, waits=waits)
         found = predict(books.costs, view, prompt, way)
-        books.predicted(late=found.late, passing=found.passing)
+        if not found.alone:
+            books.predicted(late=found.late, passing=found.passing)
         return found.refused
 
 

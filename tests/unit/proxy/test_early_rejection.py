@@ -57,3 +57,17 @@ def test_a_late_first_token_passes_only_where_its_prompt_is_let_wait(why: Why) -
     found = router.consider(Late(P2P[0], why), P2P, Needs(), 1000, 0.0, new=False)
     assert "TTFT_SLO_MS" in found.sentence
     assert found.passing is (why is Why.WAITS)
+
+
+def test_prompts_that_are_too_long_for_the_objective_are_not_taken_for_overload() -> None:
+    books = Books(COSTS, Objectives(ttft=500.0, tpot=inf))
+    router = Router(books, lambda *_: True, routing=Routing.STATIC, reject=Reject.SLO)
+
+    for number in range(200):
+        now, prompt = 10.0 * number, 500 if number % 2 else 60_000
+        books.arrived(1e3 * now, prompt)
+        found = router.consider(Solo(P2P[0]), P2P[:1], Needs(), prompt, now, new=True)
+        assert found.late is (prompt == 60_000)
+        ticket = books.sent(1e3 * now, 1, prompt, answers=True)
+        books.computed(1e3 * now + found.ttft, ticket)
+        books.ended(1e3 * now + 1000, ticket, 100, 6.0)

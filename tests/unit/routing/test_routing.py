@@ -131,7 +131,7 @@ def test_the_books_know_what_was_sent_and_forget_what_is_over() -> None:
     assert kept.view(12).of(1).context == pytest.approx(1000)
     assert kept.view(12 + 250).of(1).context == pytest.approx(1050, abs=5)  # a token every 5 ms
 
-    kept.ended(ticket, 60, 5.0)
+    kept.ended(0, ticket, 60, 5.0)
     assert (kept.view(300).of(1).sequences, kept.view(300).of(1).context) == (0, 0)
     assert kept.view(300).traffic.answer == 60
 
@@ -145,19 +145,19 @@ def test_a_handed_over_request_moves_from_one_engine_to_the_other() -> None:
     kept.handed_over(12, ticket, 2)
     assert (kept.view(12).of(1).sequences, kept.view(12).of(2).sequences) == (0, 1)
 
-    kept.ended(ticket)
+    kept.ended(0, ticket)
     assert kept.view(12).of(2).sequences == 0
 
 
 def test_a_failed_request_leaves_nothing_behind_wherever_it_failed() -> None:
     kept = books()
     for answers in (True, False):
-        kept.ended(kept.sent(0, 1, 1000, answers=answers))
+        kept.ended(0, kept.sent(0, 1, 1000, answers=answers))
     moved = kept.sent(0, 1, 1000, answers=False, sequences=3)
     kept.computed(5, moved)
     kept.handed_over(5, moved, 2)
-    kept.ended(moved)
-    kept.ended(moved)  # a second end changes nothing
+    kept.ended(0, moved)
+    kept.ended(0, moved)  # a second end changes nothing
 
     assert {e: (kept.view(9).of(e).sequences, kept.view(9).of(e).context) for e in (1, 2)} == {1: (0, 0), 2: (0, 0)}
 
@@ -179,7 +179,7 @@ def test_a_prompt_that_should_be_done_and_is_not_keeps_the_others_waiting() -> N
     kept.sent(0, 1, 1000, answers=False)
 
     assert kept.view(10_000).of(1).queue_ms == pytest.approx(one)
-    kept.ended(first)  # it failed, so it will not take that time
+    kept.ended(0, first)  # it failed, so it will not take that time
     assert kept.view(10_000).of(1).queue_ms == 0
 
 
@@ -187,7 +187,7 @@ def test_an_answer_in_one_piece_shows_no_first_token_and_makes_nothing_late() ->
     kept = books()
     ticket = kept.sent(0, 1, 1000, answers=True, watched=False)
     kept.computed(5000, ticket)
-    kept.ended(ticket, 100)
+    kept.ended(0, ticket, 100)
 
     kept.sent(6000, 1, 1000, answers=True)
     assert kept.view(6000).of(1).queue_ms == pytest.approx(prompt_ms(COSTS, EngineLoad(), 1000))
@@ -199,11 +199,11 @@ def test_a_prompt_whose_answer_in_one_piece_ends_early_leaves_the_queue(share: i
     one = share * prompt_ms(COSTS, EngineLoad(), 1000)
     first, refused, late = (kept.sent(0, 1, 1000, answers=True, watched=False) for _ in range(3))
     three = kept.view(0).of(1).queue_ms
-    kept.ended(refused, now=10)
+    kept.ended(10, refused)
     assert kept.view(10).of(1).queue_ms <= three - one - 10 + 1e-6
-    kept.ended(first, 5, now=10)
-    kept.ended(late, 5, now=100_000)  # it was computed long ago
-    kept.ended(late, 5, now=100_000)
+    kept.ended(10, first, 5)
+    kept.ended(100_000, late, 5)  # it was computed long ago
+    kept.ended(100_000, late, 5)
     assert kept.view(100_000).of(1).queue_ms == 0
     kept.sent(100_000, 1, 1000, answers=True)
     assert kept.view(100_000).of(1).queue_ms == pytest.approx(one)
@@ -245,7 +245,7 @@ def test_the_lasting_traffic_is_known_soon_after_it_began(begin: int) -> None:
 def test_a_quarter_of_the_answers_is_shorter_than_the_short_one() -> None:
     kept = books()
     for number in range(400):
-        kept.ended(kept.sent(0, 1, 10, answers=True), 10 if number % 4 else 1000)
+        kept.ended(0, kept.sent(0, 1, 10, answers=True), 10 if number % 4 else 1000)
 
     assert kept.traffic(0).short_answer == 10
     assert 150 < kept.traffic(0).answer < 400
@@ -254,15 +254,15 @@ def test_a_quarter_of_the_answers_is_shorter_than_the_short_one() -> None:
 def test_answers_that_miss_lower_the_correction_and_good_ones_raise_it_slowly() -> None:
     kept = books()
     for _ in range(20):
-        kept.ended(kept.sent(0, 1, 10, answers=True), 10, 20.0)
+        kept.ended(0, kept.sent(0, 1, 10, answers=True), 10, 20.0)
     missed = kept.correction
     for _ in range(20):
-        kept.ended(kept.sent(0, 1, 10, answers=True), 10, 5.0)
+        kept.ended(0, kept.sent(0, 1, 10, answers=True), 10, 5.0)
 
     assert missed == pytest.approx(1 - 20 * 0.004 * 0.94)
     assert missed < kept.correction < 1
     for _ in range(1000):
-        kept.ended(kept.sent(0, 1, 10, answers=True), 10, 20.0)
+        kept.ended(0, kept.sent(0, 1, 10, answers=True), 10, 20.0)
     assert kept.correction == LEAST_CORRECTION
 
 
@@ -338,7 +338,7 @@ def test_engines_that_are_gone_are_forgotten_when_nothing_is_counted_there() -> 
     kept.know({2: inf})
     assert kept.view(0).of(1).sequences == 1
 
-    kept.ended(ticket)
+    kept.ended(0, ticket)
     kept.know({2: inf})
     assert 1 not in kept.view(0).engines
 
@@ -458,6 +458,13 @@ def arrive(kept: Books, since: float, requests: int, gap: float, *, late: bool, 
     return since
 
 
+def at_work() -> Books:
+    """With an answer that does not end."""
+    kept = books()
+    kept.sent(0.0, 1, 1000, answers=True)
+    return kept
+
+
 def test_a_burst_is_admitted_and_overload_is_not() -> None:
     kept, way = books(), Way(1, [1], local=True)
     queue = [kept.sent(0, 1, 1000, answers=True) for _ in range(30)]
@@ -471,13 +478,13 @@ def test_a_burst_is_admitted_and_overload_is_not() -> None:
     now = arrive(kept, now, 40, 10.0, late=True)
     assert predict(COSTS, kept.view(now), 50_000, way).refused
     for ticket in queue:
-        kept.ended(ticket)
+        kept.ended(0, ticket)
     assert not predict(COSTS, kept.view(now), 1000, way).late
 
 
 @pytest.mark.parametrize(("gap", "least"), [(1000.0, 17), (10.0, 170)])
 def test_overload_begins_after_a_share_of_requests_and_of_time(gap: float, least: int) -> None:
-    kept = books()
+    kept = at_work()
     now = arrive(kept, 0.0, 1000, gap, late=False)
 
     now = arrive(kept, now, least, gap, late=True)
@@ -487,7 +494,7 @@ def test_overload_begins_after_a_share_of_requests_and_of_time(gap: float, least
 
 
 def test_while_roles_change_requests_are_late_for_longer_before_that_is_overload() -> None:
-    kept = books()
+    kept = at_work()
     now = arrive(kept, 0.0, 1000, 10.0, late=False)
 
     def overload_after(seconds: float, *, late: bool = True) -> bool:
@@ -504,7 +511,7 @@ def test_while_roles_change_requests_are_late_for_longer_before_that_is_overload
 
 def test_overload_ends_only_when_few_requests_are_late() -> None:
     """At 1.3 times the capacity one request in four has to go; without a second threshold, the queue would grow between rejections."""
-    kept = books()
+    kept = at_work()
     now = arrive(kept, 0.0, 1000, 10.0, late=True)
 
     for _ in range(200):
@@ -513,6 +520,44 @@ def test_overload_ends_only_when_few_requests_are_late() -> None:
         assert kept.overload
     arrive(kept, now, 1000, 10.0, late=False)
     assert not kept.overload
+
+
+@pytest.mark.parametrize(("rest_s", "overload"), [(0.2, True), (20.0, False)])
+def test_overload_ends_while_engines_have_nothing_to_do(rest_s: float, overload: bool) -> None:
+    kept = books()
+    ticket = kept.sent(0.0, 1, 1000, answers=True)
+    now = arrive(kept, 0.0, 1000, 10.0, late=True)
+    kept.ended(now, ticket)
+
+    kept.arrived(now + 1e3 * rest_s, 1000)
+    assert kept.overload is overload
+
+
+def test_overload_lasts_while_an_answer_is_written() -> None:
+    kept = at_work()
+    now = arrive(kept, 0.0, 1000, 10.0, late=True)
+
+    kept.arrived(now + 20e3, 1000)
+    assert kept.overload
+
+
+@pytest.mark.parametrize(
+    ("prompt", "queue_ms", "objectives", "alone"),
+    [
+        (1000, 2000.0, Objectives(500.0, inf), False),
+        (60_000, 0.0, Objectives(500.0, inf), True),
+        (60_000, 2000.0, Objectives(500.0, inf), True),
+        (1000, 0.0, Objectives(inf, 1.0), True),
+    ],
+)
+def test_what_misses_an_objective_on_idle_engines_says_nothing_about_the_load(
+    prompt: int, queue_ms: float, objectives: Objectives, alone: bool
+) -> None:
+    loaded = View({1: busy(queue=queue_ms)}, TRAFFIC, objectives)
+
+    found = predict(COSTS, loaded, prompt, Way(1, [1], local=True))
+    assert found.late
+    assert found.alone is alone
 
 
 def test_a_long_prompt_beside_short_answers_is_not_refused_if_answers_have_time() -> None:
@@ -707,12 +752,12 @@ def test_an_engine_without_answers_takes_one_that_is_larger_than_its_kv_cache_se
 def test_the_room_for_kv_is_what_complete_answers_leave() -> None:
     kept = books()
     kept.know({1: 10_000.0})
-    kept.ended(kept.sent(0, 1, 1000, answers=True), 100)
+    kept.ended(0, kept.sent(0, 1, 1000, answers=True), 100)
     ticket = kept.sent(0, 1, 1000, answers=True)
 
     assert kept.view(0).of(1).room == 10_000 - 1000 - 100
     assert kept.view(0).of(2).room == inf
-    kept.ended(ticket)
+    kept.ended(0, ticket)
     assert kept.view(0).of(1).room == 10_000
 
 

@@ -53,7 +53,7 @@ class Journey:
             return
         self.over = True
         tpot = 1e3 * seconds / (tokens - 1) if tokens > 1 and seconds > 0 else None
-        self.router.books.ended(self.ticket, tokens, tpot, now=1e3 * now)
+        self.router.books.ended(1e3 * now, self.ticket, tokens, tpot)
 
 
 class Router:
@@ -120,7 +120,7 @@ class Router:
             SloError: if the objectives would be missed, and REJECT=slo.
         """
         found = predict(self.costs, self.books.view(1e3 * now), prompt, self._way(route, instances, needs))
-        if new:
+        if new and not found.alone:
             self.books.predicted(late=found.late, passing=found.passing)
         if found.refused and new and self._reject is Reject.SLO:
             self.rejected += 1

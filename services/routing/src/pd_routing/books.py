@@ -130,6 +130,7 @@ class Books:
         self.correction = 1.0
         self.overload = False
         self._late_share = self._lasting_share = 0.0
+        self._worked_at = 0.0  # when a request came, was computed or ended last
         self._share = share
         self._engines: dict[int, _Engine] = {}
         self._arrivals = _Arrivals()
@@ -137,6 +138,7 @@ class Books:
         self._answers = _Answers()
 
     def arrived(self, now: float, prompt: int) -> None:
+        self._rested(now)
         work = self.costs.beside_with_launch_ms(prompt)
         for arrivals in (self._arrivals, self._lasting):
             arrivals.add(now, prompt, work)
@@ -147,6 +149,18 @@ class Books:
         weight = min(LATE_WEIGHT, 1 / (LATE_MS * rate) if rate else 1.0)
         self._late_share += weight * ((late and (self.overload or not passing)) - self._late_share)
         self._lasting_share += weight / LASTS * (late - self._lasting_share)
+        self._look_for_overload()
+
+    def _rested(self, now: float) -> None:
+        """Time in which the engines had nothing to do counts like requests in time: after overload, the next request may come much later."""
+        if not any(book.answers or book.waiting or book.ready_at > now for book in self._engines.values()):
+            idle = max(0.0, now - self._worked_at)
+            self._late_share *= exp(-idle / LATE_MS)
+            self._lasting_share *= exp(-idle / (LASTS * LATE_MS))
+            self._look_for_overload()
+        self._worked_at = now
+
+    def _look_for_overload(self) -> None:
         if self.overload:
             if self._late_share < OVERLOAD_TO:
                 self.overload, self._lasting_share = False, self._late_share
@@ -211,6 +225,7 @@ class Books:
         """The prompt was computed: prefill has answered, or the first token has arrived."""
         if ticket.computing is None:
             return
+        self._worked_at = now
         book = self._engines[ticket.computing]
         before, book.late = book.late, now - ticket.computed_at
         took = book.waiting.pop(ticket, 0.0) + book.late - before
@@ -226,12 +241,13 @@ class Books:
         self._answering(ticket, engine)
         self._begin(now, ticket)
 
-    def ended(self, ticket: Ticket, tokens: int = 0, tpot: float | None = None, *, now: float | None = None) -> None:
+    def ended(self, now: float, ticket: Ticket, tokens: int = 0, tpot: float | None = None) -> None:
         """The request is over; `tokens` is the length of a complete answer, `tpot` its time per output token in ms.
 
-        With `now`, a prompt whose end could not be seen, and that was estimated to be computed later, leaves the queue.
+        A prompt whose end could not be seen, and that was estimated to be computed later, leaves the queue.
         """
-        if ticket.unseen is not None and now is not None:
+        self._worked_at = now
+        if ticket.unseen is not None:
             number, took = ticket.unseen
             book = self._engines[number]
             book.ready_at -= min(took, max(0.0, ticket.computed_at - (now - book.late)))

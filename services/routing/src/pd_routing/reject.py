@@ -2,13 +2,13 @@
 
 Beyond their capacity engines serve no request in time, because each excess request delays all others. So a request is rejected if its first
 token would come too late, or if its answer would make all answers on every engine too slow, and if that is true of many recent requests:
-a burst below the capacity passes. Where roles change with the load, what would be different with other roles has more time: while roles emerge, every
+a burst below the capacity passes, and a prompt that is too long for the objective even on idle engines does not count. Where roles change with the load, what would be different with other roles has more time: while roles emerge, every
 engine computes prompts beside answers, but not for as long as an answer takes. So has a prompt that waits for an engine without answers, because
 answers would be late elsewhere: the rule lets it wait in a burst only.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
@@ -47,7 +47,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The predicted TTFT and TPOT in ms; `sentence` says which objective would be missed, `overload` whether that happens to many requests, `passing` whether other roles would help, or its prompt is let wait in a burst."""
+    """The predicted TTFT and TPOT in ms; `sentence` says which objective would be missed, `overload` whether that happens to many requests, `passing` whether other roles would help, or its prompt is let wait in a burst, `alone` whether it would be missed on idle engines, too."""
 
     ttft: float
     tpot: float
@@ -55,6 +55,7 @@ class Prediction:
     retry_after_s: int = 1
     overload: bool = False
     passing: bool = False
+    alone: bool = False
 
     @property
     def late(self) -> bool:
@@ -69,6 +70,14 @@ class Prediction:
 
 def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
     """The prediction for a request on this way."""
+    found = _predict(costs, view, prompt, way)
+    if not found.late:
+        return found
+    idle = View({}, view.traffic, view.objectives, overload=False)
+    return replace(found, alone=_predict(costs, idle, prompt, way).late)
+
+
+def _predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
     ttft = ttft_on(costs, view, prompt, way)
     tpot = min(_tpot(costs, view, prompt, engine) for engine in way.answer_at)
     objectives, overload = view.objectives, view.overload

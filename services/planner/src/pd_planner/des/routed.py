@@ -210,4 +210,4 @@ class _World:
         at = float(np.fmax(at, self._first[number]))
         self._last[number] = at
         tpot = 1e3 * (at - float(self._first[number])) / (tokens - 1) if tokens > 1 else None
-        self._books.ended(ticket, tokens, tpot)
+        self._books.ended(1e3 * at, ticket, tokens, tpot)
