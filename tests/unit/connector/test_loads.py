@@ -323,6 +323,25 @@ class TestInThePlaceOfAnAnnouncedRequest:
         assert waiting.finished("whole") == ([], "loaded")
         assert len(waiting) == 0
 
+    def test_one_that_runs_already_because_its_prompt_was_cached_gets_no_kv(self) -> None:
+        """It would not take it, and what nobody takes fills landing memory forever."""
+        waiting = passed_on(ran=False)
+        add(waiting, "whole")
+        assert waiting.verdict("whole", 39, 0.0) == PLAIN
+        assert waiting.allocated("whole", (7, 8), 2, 0) == [Count("cached")]
+        assert waiting.finished("announced") == ([Park("k")], "aborted")
+        assert waiting.finished("whole") == ([], "cached")
+        assert len(waiting) == 0
+
+    def test_only_one_of_several_takes_the_kv(self) -> None:
+        waiting = passed_on(ran=False)
+        add(waiting, "whole")
+        add(waiting, "another")
+        assert waiting.finished("announced") == ([Expect("k", "p:1", follows=False)], "aborted")
+        assert waiting.verdict("whole", 0, 0.0) == WAIT
+        assert waiting.verdict("another", 0, 0.0) == PLAIN
+        assert waiting.allocated("another", (5, 6), 0, 0) == [Count("recomputed")]
+
     def test_kv_of_one_that_runs_is_copied_from_its_blocks(self) -> None:
         waiting = passed_on(ran=True)
         add(waiting, "whole")

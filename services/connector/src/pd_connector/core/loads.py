@@ -418,10 +418,13 @@ class Loads:
         return self._pass_on(wait) if wait.follows else [Drop(wait.key, "aborted")], "aborted"
 
     def _pass_on(self, wait: _Wait) -> list[Order]:
-        """Pass the KV of a request that never ran to the one that replaces it."""
-        heir = next((other for other in self._waits.values() if other.before is wait), None)
-        if heir is None:
+        """Pass the KV of a request that never ran to the one that replaces it, unless that one runs already, because the prefix cache had all of its prompt."""
+        heirs = [other for other in self._waits.values() if other.before is wait and not other.outcome]
+        if not heirs:
             return [Park(wait.key)]
+        heir, *others = heirs
+        for other in others:
+            other.before, other.failed = None, "another request takes this KV"
         heir.before, heir.shared, heir.failed = None, False, wait.failed
         self._of_key[wait.key] = heir
         return [] if wait.failed else [Expect(heir.key, heir.source, follows=False)]
