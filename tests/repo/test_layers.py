@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from support.sources import parsed
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {
@@ -124,7 +125,7 @@ def imports(member: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, path in known.items():
         wanted: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Import):
                 wanted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:

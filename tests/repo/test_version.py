@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.sources import parsed
 
 ROOT = Path(__file__).parents[2]
 MEMBERS = [path for path in ROOT.glob("**/pyproject.toml") if not {".venv", ".tools"} & set(path.parts)]
@@ -20,7 +21,7 @@ VERSION = version_of(ROOT / "pyproject.toml")
 
 
 def dunder_version(package: Path) -> str | None:
-    for node in ast.parse(package.read_text()).body:
+    for node in parsed(package).body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__version__"]:
             return str(ast.literal_eval(node.value))
     return None

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.sources import parsed
+
 TRANSLATED = {"tr", "ntr", "mark", "Sentence", "Clause", "RecordError"}
 # Two words and more, of which one is no name or unit: what a reader would read as a sentence.
 WORDS = re.compile(r"[A-Za-z]{2,} [a-z]{2,}")
@@ -46,7 +48,7 @@ def prose_of(path: Path) -> str:
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
     """Every sentence in the code that is neither translated nor a docstring nor an error's."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     skipped = {
         id(inner)
         for node in ast.walk(tree)

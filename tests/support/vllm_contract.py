@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from support.sources import parsed
+
 RECORDS = Path(__file__).with_suffix(".json")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pdstack" / "vllm"
 KV = "vllm/distributed/kv_transfer/kv_connector/v1"
@@ -197,7 +199,7 @@ def record(folder: Path) -> dict[str, Any]:
     """What a release has of all that is used: parameters of methods, None for other names; lines that are there."""
     found: dict[str, Any] = {"classes": {}, "lines": []}
     for path, classes in USED.items():
-        tree = ast.parse((folder / path).read_text())
+        tree = parsed(folder / path)
         for name, members in classes.items():
             body = tree.body if not name else _class(tree, name)
             if body is None:

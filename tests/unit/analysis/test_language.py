@@ -10,6 +10,7 @@ import pytest
 from babel.messages.catalog import Catalog, Message
 from support.analysis import failed, request, write_realistic, write_run
 from support.languages import WORDS, Marking, prose_of, strings, unmarked
+from support.sources import parsed
 
 import pd_analysis
 import pd_planner
@@ -54,7 +55,7 @@ def test_no_sentence_is_hidden_from_the_catalogues() -> None:
         node.args[0].value
         for folder in WRITER["FOLDERS"]
         for path in folder.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"tr", "mark", "ntr"}
         if node.args and isinstance(node.args[0], ast.Constant)
     ]

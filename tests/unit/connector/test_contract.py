@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sources import parsed
 from support.vllm_contract import CACHE, LINES, RECORDS, USED, record, sources
 
 RELEASES: dict[str, Any] = json.loads(RECORDS.read_text())
@@ -44,7 +45,7 @@ def test_a_release_has_all_that_is_used(version: str) -> None:
 
 def own_methods() -> dict[str, list[str]]:
     """Methods of P2pConnector and their parameters."""
-    tree = ast.parse((CONNECTOR / "connector.py").read_text())
+    tree = parsed(CONNECTOR / "connector.py")
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "P2pConnector"]
     return {
         node.name: [one.arg for one in node.args.args]
