@@ -1,7 +1,9 @@
 """Fixtures and settings of all tests."""
 
+import gc
 import logging
 import signal
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -24,3 +26,21 @@ def _logging_stays_as_it_was() -> Iterator[None]:
     yield
     root.handlers[:] = [handler for handler in root.handlers if handler in handlers]
     root.setLevel(level)
+
+
+_to_run_again: set[str] = set()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.outcome == "rerun":
+        _to_run_again.add(report.nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A test that runs again has left open at its first try what it closes at its end; no later test is to fail for that when it is collected."""
+    if item.nodeid in _to_run_again:
+        _to_run_again.remove(item.nodeid)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

@@ -157,46 +157,50 @@ def beginning(path: str, size: int, *, chunked: bool) -> bytes:
 async def test_uploads_of_all_clients_hold_no_more_than_the_limit(path: str, chunked: bool) -> None:
     async with running_proxy(max_body_bytes=1_000_000, max_upload_bytes=2_000_000) as proxy:
         await proxy.engine(Role.COMBINED)
-        port = proxy.settings.http_proxy_port
-        slow = []
-        for _ in range(2):
-            slow.append(await asyncio.open_connection("127.0.0.1", port))
-            slow[-1][1].write(beginning(path, 800_000, chunked=chunked))
-        await asyncio.sleep(0.5)
-        third = await asyncio.open_connection("127.0.0.1", port)
-        third[1].write(beginning(path, 800_000, chunked=chunked))
-        over, still = await asyncio.wait(
-            [asyncio.create_task(reader.readuntil(b"\r\n\r\n")) for reader, _ in slow],
-            timeout=30,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        assert len(over) == len(still) == 1
-        head = over.pop().result()
-        assert head.startswith(b"HTTP/1.1 503 ")
-        assert b"retry-after: 3" in head.lower()
-        for task in still:
-            task.cancel()
-        assert not third[0].at_eof()
-        large = TEXT | {"prompt": "x" * 500_000}  # a client that sends it at once is served meanwhile
-        assert (await proxy.post(json.dumps(large).encode())).status == 200
-        page = (await proxy.get("/metrics")).body.decode()
-        assert 'pd_proxy_refused_connections_total{reason="uploads"} 2.0' in page  # one made room for the large request
-        if path == "/v1/completions":
-            assert 'pd_proxy_failures_total{cause="uploads_full"}' in page
-        for _, writer in (*slow, third):
-            writer.close()
+        async with contextlib.AsyncExitStack() as clients:
+            slow = [await sending(clients, proxy, beginning(path, 800_000, chunked=chunked)) for _ in range(2)]
+            await asyncio.sleep(0.5)
+            third = await sending(clients, proxy, beginning(path, 430_000, chunked=chunked))
+            over, still = await asyncio.wait(
+                [asyncio.create_task(reader.readuntil(b"\r\n\r\n")) for reader in slow],
+                timeout=30,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            assert len(over) == len(still) == 1
+            head = over.pop().result()
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 3" in head.lower()
+            for task in still:
+                task.cancel()
+            assert not third.at_eof()
+            large = TEXT | {"prompt": "x" * 850_000}  # a client that sends it at once is served meanwhile
+            assert (await proxy.post(json.dumps(large).encode())).status == 200
+            page = (await proxy.get("/metrics")).body.decode()
+            # One made room for the large request.
+            assert 'pd_proxy_refused_connections_total{reason="uploads"} 2.0' in page
+            if path == "/v1/completions":
+                assert 'pd_proxy_failures_total{cause="uploads_full"}' in page
         await proxy.settled()
 
 
+async def sending(clients: contextlib.AsyncExitStack, proxy: RunningProxy, part: bytes) -> asyncio.StreamReader:
+    """Send a part of a request over a connection that `clients` closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+    clients.callback(writer.close)
+    writer.write(part)
+    return reader
+
+
 async def test_heads_that_arrive_slowly_count_too() -> None:
-    async with running_proxy(max_body_bytes=50_000, max_upload_bytes=100_000) as proxy:
-        held = []
-        for _ in range(3):
-            held.append(await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port))
-            held[-1][1].write(b"GET /health HTTP/1.1\r\nCookie: " + b"x" * 40_000)
+    head = b"GET /health HTTP/1.1\r\nCookie: " + b"x" * 40_000
+    async with (
+        running_proxy(max_body_bytes=50_000, max_upload_bytes=100_000) as proxy,
+        contextlib.AsyncExitStack() as clients,
+    ):
+        first = await sending(clients, proxy, head)
+        for _ in range(2):
             await asyncio.sleep(0.2)
-        answer = await asyncio.wait_for(held[0][0].read(), 30)
+            await sending(clients, proxy, head)
+        answer = await asyncio.wait_for(first.read(), 30)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"uploads_full" in answer
-        for _, writer in held:
-            writer.close()
