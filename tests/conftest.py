@@ -32,7 +32,8 @@ _to_run_again: set[str] = set()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.outcome == "rerun":
+    outcome: str = report.outcome  # pytest-rerunfailures adds one
+    if outcome == "rerun":
         _to_run_again.add(report.nodeid)
 
 
