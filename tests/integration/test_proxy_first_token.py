@@ -80,21 +80,25 @@ async def test_decode_hears_of_a_request_while_prefill_computes_it() -> None:
         assert (await prefill.post("/sim/faults", {})).status == 200
 
 
+async def asked_of_nobody_but_prefill(here: Any, path: str, body: dict[str, Any]) -> Any:
+    """The answer and its stages; until prefill writes its token, decode has not heard of the request."""
+    (prefill,), (decode,) = here.prefills, here.decodes
+    assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
+    asked = asyncio.create_task(here.ask(path, body))
+    await prefill.until("vllm:num_requests_running", lambda running: running == 1)
+    await asyncio.sleep(0.1)
+    assert await decode.metric("sim:kv_waiting") == 0
+    assert (await prefill.post("/sim/faults", {})).status == 200
+    return await asked
+
+
 async def test_without_a_stand_in_decode_hears_of_a_request_behind_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announcement, "_WORD", SEVERAL)
     async with stand() as here:
-        (prefill,), (decode,) = here.prefills, here.decodes
-        assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
         for path, base in WAYS:
             body = {**base, "max_tokens": 5, "ignore_eos": True, "stream": True}
-            asked = asyncio.create_task(here.ask(path, body))
-            await prefill.until("vllm:num_requests_running", lambda running: running == 1)
-            await asyncio.sleep(0.1)
-            assert await decode.metric("sim:kv_waiting") == 0
-            assert (await prefill.post("/sim/faults", {})).status == 200
-            assert (await asked)[0] == await here.expected(path, body)
-            assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
-        assert (await prefill.post("/sim/faults", {})).status == 200
+            found, _ = await asked_of_nobody_but_prefill(here, path, body)
+            assert found == await here.expected(path, body)
 
 
 async def test_an_answer_that_ends_with_its_first_token_needs_no_decode() -> None:
@@ -271,16 +275,9 @@ def by_place(answer: Any) -> Any:
 
 async def test_decode_asked_after_prefill_hears_of_no_request_before_its_token() -> None:
     async with stand(decode_asked=When.AFTER_PREFILL) as here:
-        (prefill,), (decode,) = here.prefills, here.decodes
         for (path, base), stream in itertools.product(WAYS, (False, True)):
-            assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
             body = {**base, "max_tokens": 5, "ignore_eos": True, "stream": stream}
-            asked = asyncio.create_task(here.ask(path, body))
-            await prefill.until("vllm:num_requests_running", lambda running: running == 1)
-            await asyncio.sleep(0.1)
-            assert await decode.metric("sim:kv_waiting") == 0
-            assert (await prefill.post("/sim/faults", {})).status == 200
-            found, stages = await asked
+            found, stages = await asked_of_nobody_but_prefill(here, path, body)
             assert found == await here.expected(path, body)
             assert stages.first_token == "prefill"
 

@@ -34,9 +34,10 @@ def interference_timeline(group: Group) -> Figure | None:
     if not found:
         return None
     spans = _spans_shown(found)
+    runs = _tails(found)
     figure = style.canvas(
-        _title(found),
-        _subtitle(found, spans),
+        _title(runs),
+        _subtitle(found, spans, runs),
         1.75 * len(found),
         simulated=group.simulated,
         entries=3,
@@ -96,9 +97,8 @@ def _middle(low: float, high: float) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def _title(found: Sequence[_Seen]) -> str:
+def _title(runs: str) -> str:
     """The stalls, which medians hide: the slowest hundredth of all gaps beside a first token."""
-    runs = _tails(found)
     if not runs:
         return tr("Gaps between token chunks along a few seconds")
     return tr("p99 of the gaps in which another request got its first token: {runs}", runs=runs)
@@ -109,12 +109,12 @@ def _tails(found: Sequence[_Seen]) -> str:
     return best_first(tails, lambda seconds: f"{ms(seconds)} ms")
 
 
-def _subtitle(found: Sequence[_Seen], spans: Sequence[tuple[float, float]]) -> str:
+def _subtitle(found: Sequence[_Seen], spans: Sequence[tuple[float, float]], runs: str) -> str:
     """What the dots are, and of which seconds the number of the title is, which are more than are drawn."""
     dots = tr(
         "Each dot is a gap between two token chunks; the usual ones are thinned out. Bars: from the send of a request to its first token."
     )
-    if not _tails(found):
+    if not runs:
         return dots
     counted = max(float(seen.times[-1] - seen.times[0]) for seen in found)
     drawn = max(high - low for low, high in spans)
